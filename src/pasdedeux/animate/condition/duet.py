@@ -1,0 +1,191 @@
+"""What the built-in pair is conditioned on: character, performance and scene, as planes of pixels in the output's frame.
+
+Animate and replace mode differ only in the scene that is passed in: the character's own picture with a hole where the
+character stands, or the driver's frames with a hole where the performer stands. Holes are filled roughly from their
+edge; a plane says where. Training draws its planes with these functions too.
+
+Axes: T frames, H W pixels, F latent frames, h w latents.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pasdedeux.animate.condition.carry import Parts, carry, take_apart, torso_length
+from pasdedeux.animate.inputs import CharacterImage, Keypoints
+from pasdedeux.animate.perform import SegmentCondition
+from pasdedeux.animate.preprocess.draw import draw_face, draw_skeleton
+from pasdedeux.denoise import Denoiser
+from pasdedeux.models.codec import PatchCodec
+from pasdedeux.models.duet import DuetCondition, DuetInputs, DuetTransformer
+
+Bytes = NDArray[np.uint8]
+HOLE_MARGIN = 2
+"""Pixels per 128 of height by which a hole is wider than the person's mask."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """Where it plays: filled pictures [T or 1, H, W, 3] and their holes [T or 1, H, W] (255 = filled in)."""
+
+    picture: Bytes
+    hole: Bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planes:
+    """Drawn conditions of a stretch of frames: scene [T, H, W, 4], carried [T, H, W, 4], pose and face [T, H, W, 3].
+
+    `reference` [H, W, 10] is the character: picture, mask, skeleton, face.
+    """
+
+    scene: Bytes
+    carried: Bytes
+    pose: Bytes
+    face: Bytes
+    reference: Bytes
+
+    def frames(self, index: list[int]) -> "Planes":
+        """The frames of `index`, in that order."""
+        scene, carried, pose, face = (a[index] for a in (self.scene, self.carried, self.pose, self.face))
+        return Planes(scene=scene, carried=carried, pose=pose, face=face, reference=self.reference)
+
+
+def fill(picture: Bytes, mask: Bytes) -> tuple[Bytes, Bytes]:
+    """Paint over a masked person from the hole's edge (Telea 2004): picture [H, W, 3] and hole [H, W]."""
+    margin = 1 + 2 * max(1, round(HOLE_MARGIN * picture.shape[0] / 128))
+    hole = cv2.dilate((mask > 8).astype(np.uint8) * 255, np.ones((margin, margin), np.uint8))
+    if not hole.any() or hole.all():
+        return picture, hole.astype(np.uint8)
+    return cv2.inpaint(picture, hole, 3, cv2.INPAINT_TELEA).astype(np.uint8), hole.astype(np.uint8)
+
+
+def still_scene(character: CharacterImage) -> Scene:
+    """Animate mode: the character's own picture, with the character taken out."""
+    picture, hole = fill(character.image, character.mask)
+    return Scene(picture=picture[None], hole=hole[None])
+
+
+def driver_scene(frames: Bytes, mask: Bytes) -> Scene:
+    """Replace mode: the driver's frames [T, H, W, 3] with the performer's mask [T, H, W] taken out."""
+    filled = [fill(f, m) for f, m in zip(frames, mask, strict=True)]
+    return Scene(picture=np.stack([p for p, _ in filled]), hole=np.stack([h for _, h in filled]))
+
+
+def reference_planes(character: CharacterImage) -> Bytes:
+    """[H, W, 10]: the character's picture, mask, skeleton and face."""
+    k = character.keypoints
+    pose, face = draw_skeleton(k.body[0], k.hands[0], k.size), draw_face(k.face[0], k.size)
+    return np.dstack([character.image, character.mask, pose, face])
+
+
+def character_parts(character: CharacterImage) -> Parts:
+    """The character taken apart, ready to be carried."""
+    k = character.keypoints
+    return take_apart(character.image, character.mask, k.body[0], k.face[0])
+
+
+def draw_planes(character: CharacterImage, performance: Keypoints, scene: Scene) -> Planes:
+    """Every plane of a performance that is already in the character's proportions and the output's size."""
+    parts, count = character_parts(character), len(performance.body)
+    scale = stature(performance) / stature(character.keypoints)
+    poses = zip(performance.body, performance.hands, performance.face, strict=True)
+    drawn = [
+        (draw_skeleton(b, h, performance.size), draw_face(f, performance.size), carry(parts, b, f, scale))
+        for b, h, f in poses
+    ]
+    place = np.concatenate([scene.picture, scene.hole[..., None]], axis=-1)
+    return Planes(
+        scene=np.broadcast_to(place, (count, *place.shape[1:])),
+        carried=np.stack([d[2] for d in drawn]),
+        pose=np.stack([d[0] for d in drawn]),
+        face=np.stack([d[1] for d in drawn]),
+        reference=reference_planes(character),
+    )
+
+
+def stature(keypoints: Keypoints) -> float:
+    """Size of the figure in pixels: the torso's length where it is least foreshortened (90th percentile)."""
+    return float(np.percentile([torso_length(body) for body in keypoints.body], 90))
+
+
+def composite(planes: Planes) -> Bytes:
+    """The rough answer [T, H, W, 3]: the carried character over the filled scene."""
+    alpha = planes.carried[..., 3:].astype(np.float32) / 255
+    return np.clip(planes.scene[..., :3] * (1 - alpha) + planes.carried[..., :3] + 0.5, 0, 255).astype(np.uint8)
+
+
+def video_tensor(frames: Bytes) -> Tensor:
+    """[T, H, W, 3] bytes to [1, 3, T, H, W] float32 in [-1, 1]."""
+    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "T H W c -> 1 c T H W").float() / 127.5 - 1
+
+
+def segment_inputs(planes: Planes, codec: PatchCodec, known: Tensor | None, dtype: torch.dtype) -> DuetInputs:
+    """Planes of 1 + 4k frames to the model's inputs; `known` [1, C, n, h, w] are latents handed over, n <= 1 + k."""
+    base = codec.encode(video_tensor(composite(planes)))
+    flag = torch.zeros(1, 1, base.shape[2], 1, 1)
+    if known is not None:
+        base[:, :, : known.shape[2]] = known
+        flag[:, :, : known.shape[2]] = 1
+    stack = np.concatenate([planes.scene, planes.carried, planes.pose, planes.face], axis=-1)
+    reference = rearrange(torch.from_numpy(planes.reference), "H W p -> 1 p H W").float() / 127.5 - 1
+    return DuetInputs(
+        planes=video_tensor(stack).to(dtype), reference=reference.to(dtype), base=base.to(dtype), known=flag.to(dtype)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DuetPrompt:
+    """A segment's inputs, and what each expert has made of them, computed on its first step and then kept."""
+
+    inputs: DuetInputs
+    prepared: dict[int, DuetCondition] = field(default_factory=dict)
+
+    def of(self, model: DuetTransformer) -> DuetCondition:
+        """The inputs as `model` sees them."""
+        if id(model) not in self.prepared:
+            self.prepared[id(model)] = model.prepare(self.inputs)
+        return self.prepared[id(model)]
+
+
+def denoiser(model: DuetTransformer) -> Denoiser:
+    """A model as an expert's denoiser, conditioned on a `DuetPrompt`."""
+
+    def velocity(x: Tensor, sigma: Tensor, cond: DuetPrompt, /) -> Tensor:
+        return model(x, sigma, cond.of(model))
+
+    return velocity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DuetStage:
+    """A performance set up for the built-in pair; the `Stage` of `animate.perform`."""
+
+    planes: Planes
+    codec: PatchCodec
+    dtype: torch.dtype
+
+    @property
+    def frames(self) -> int:
+        """Length of the performance."""
+        return len(self.planes.pose)
+
+    @torch.no_grad()
+    def condition(self, index: list[int], handed: Bytes | None) -> SegmentCondition:
+        """Condition frames `index`; the first ones are known where `handed` gives them."""
+        known = None if handed is None else self.codec.encode(video_tensor(handed))
+        inputs = segment_inputs(self.planes.frames(index), self.codec, known, self.dtype)
+        return SegmentCondition(shape=tuple(inputs.base.shape), cond=DuetPrompt(inputs))
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Iterator[Bytes]:
+        """Frames of a latent, one latent frame at a time."""
+        for chunk in self.codec.decode_frames(latent):
+            pixels = ((chunk[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            yield rearrange(pixels, "c T H W -> T H W c").numpy()

@@ -1,0 +1,212 @@
+"""Writing video: H.264 with true BT.709 colours, the performance's sound beside it, and a record of how it was made.
+
+Every frame handed over comes out, once. Sound is copied as it is where players know it, else turned into AAC; it is
+written along with the pictures and ends with them.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+
+from pasdedeux.animate.inputs import InputError
+from pasdedeux.animate.outputs import written_whole
+
+METADATA_TAG = "comment"  # survives in every container; custom keys do not
+COPIED = {
+    ".mp4": ("aac", "mp3", "opus"),
+    ".m4v": ("aac", "mp3"),
+    ".mov": ("aac", "mp3"),
+    ".mkv": ("aac", "mp3", "opus"),
+}
+QUALITY = {"crf": "17", "preset": "medium"}
+AAC_RATE, AAC_BITS = 48_000, 192_000
+TO_YUV = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+
+
+class VideoWriter:
+    """with VideoWriter(path, fps, (width, height), audio_from, start, metadata) as video: video.write(frame) ...
+
+    The file appears under `path` when the block ends well; after an exception nothing remains. Raises InputError
+    before any work where the folder, the suffix, the size or the sound cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        size: tuple[int, int],
+        audio_from: Path | None = None,
+        audio_start: float = 0.0,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        _check(path, fps, size, audio_from)
+        self.size, self.rate, self.count = size, Fraction(fps).limit_denominator(100_000), 0
+        self._stack = ExitStack()
+        with ExitStack() as opening:
+            part = opening.enter_context(written_whole(path))
+            options = {"movflags": "faststart"} if path.suffix.lower() != ".mkv" else {}
+            self._container = opening.enter_context(av.open(str(part), "w", options=options))
+            self._container.metadata[METADATA_TAG] = json.dumps(metadata or {})
+            self._stream = _video_stream(self._container, self.rate, size)
+            copied = COPIED[path.suffix.lower()]
+            self._sound = (
+                _no_sound()
+                if audio_from is None
+                else _sound(
+                    opening.enter_context(_opened_audio(audio_from)), self._container, copied, audio_start
+                )
+            )
+            self._next_sound = next(self._sound, None)
+            self._stack = opening.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """One more frame, uint8 [H, W, 3] RGB of the writer's size."""
+        if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
+            wanted = [self.size[1], self.size[0], 3]
+            raise ValueError(f"A frame must be uint8 {wanted}, but is {frame.dtype} {list(frame.shape)}.")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=TO_YUV,
+        )
+        picture.pts, picture.time_base = self.count, 1 / self.rate
+        self._container.mux(self._stream.encode(picture))
+        self.count += 1
+        self._write_sound(float(self.count / self.rate))
+
+    def _write_sound(self, until: float) -> None:
+        while self._next_sound is not None and self._next_sound[0] < until:
+            self._container.mux(self._next_sound[1])
+            self._next_sound = next(self._sound, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            if self.count == 0:
+                raise InputError("No frame was written, so there is no video.")
+            self._container.mux(self._stream.encode(None))
+
+
+def _check(path: Path, fps: float, size: tuple[int, int], audio_from: Path | None) -> None:
+    if path.suffix.lower() not in COPIED:
+        raise InputError(f"{path} must end in one of {', '.join(COPIED)}.")
+    if not 0 < fps < 1000:
+        raise InputError(f"Frames per second is {fps}; it must lie between 0 and 1000.")
+    if min(size) < 2 or size[0] % 2 or size[1] % 2:
+        raise InputError(f"A video's width and height must be even, but are {size[0]}x{size[1]}.")
+    if audio_from is not None and not audio_from.is_file():
+        raise InputError(f"The sound is to come from {audio_from}, but there is no such file.")
+
+
+def _video_stream(
+    container: av.container.OutputContainer, rate: Fraction, size: tuple[int, int]
+) -> av.VideoStream:
+    stream = container.add_stream("libx264", rate=rate, options=QUALITY)
+    stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+    context = stream.codec_context
+    context.time_base = 1 / rate
+    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    return stream
+
+
+def _opened_audio(path: Path) -> av.container.InputContainer:
+    try:
+        return av.open(str(path), metadata_errors="ignore")
+    except av.FFmpegError as error:
+        raise InputError(f"The sound of {path} cannot be read ({error.strerror}).") from error
+
+
+def _no_sound() -> Iterator[tuple[float, av.Packet]]:
+    return iter(())
+
+
+def _sound(
+    source: av.container.InputContainer,
+    target: av.container.OutputContainer,
+    copied: tuple[str, ...],
+    start: float,
+) -> Iterator[tuple[float, av.Packet]]:
+    """(seconds, packet ready for `target`) from the source's first audio stream, counted from `start`."""
+    if not source.streams.audio:
+        return _no_sound()
+    stream = source.streams.audio[0]
+    zero = (source.start_time or 0) / av.time_base + start
+    if stream.codec_context.name in copied:
+        return _copied(source, stream, target.add_stream_from_template(stream), zero, start > 0)
+    out = target.add_stream("aac", rate=AAC_RATE, layout="stereo")
+    out.bit_rate = AAC_BITS
+    return _transcoded(source, stream, out, zero)
+
+
+def _copied(
+    source: av.container.InputContainer, stream: av.AudioStream, out: av.AudioStream, zero: float, cut: bool
+) -> Iterator[tuple[float, av.Packet]]:
+    """Packets as they are. Those before a cut are dropped; without one, the codec's run-up before 0 is kept."""
+    shift = round(zero / stream.time_base)
+    for packet in _packets(source, stream):
+        if packet.pts is None or (cut and packet.pts < shift):
+            continue
+        packet.pts -= shift
+        packet.dts = packet.pts
+        packet.stream = out
+        yield float(packet.pts * stream.time_base), packet
+
+
+def _transcoded(
+    source: av.container.InputContainer, stream: av.AudioStream, out: av.AudioStream, zero: float
+) -> Iterator[tuple[float, av.Packet]]:
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=AAC_RATE)
+    written = None
+    for frame in _audio_frames(source, stream):
+        time = 0.0 if frame.time is None else frame.time - zero
+        if time < -1e-9:
+            continue
+        written = round(time * AAC_RATE) if written is None else written
+        for part in resampler.resample(frame):
+            part.pts, part.time_base = written, Fraction(1, AAC_RATE)
+            written += part.samples
+            yield from _stamped(out.encode(part))
+    yield from _stamped(out.encode(None))
+
+
+def _stamped(packets: list[av.Packet]) -> Iterator[tuple[float, av.Packet]]:
+    return ((float(packet.pts * packet.time_base), packet) for packet in packets)
+
+
+def _packets(source: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
+    """Until the end, or until damage makes further reading impossible."""
+    packets = source.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            return
+        if packet is None:
+            return
+        yield packet
+
+
+def _audio_frames(source: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    for packet in _packets(source, stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue
+        yield from frames

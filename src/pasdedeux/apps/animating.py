@@ -1,0 +1,69 @@
+"""`pasdedeux animate`: a job into a video file, with progress, a clean stop, and a report if wanted."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from pasdedeux.animate.outputs import check_writable
+from pasdedeux.animate.perform import Stopped
+from pasdedeux.apps.faults import STOPPED
+from pasdedeux.apps.interrupt import Interrupt
+from pasdedeux.apps.progress import ProgressLine
+from pasdedeux.engine import BUILTIN, Engine, Event, Job, Prepared, Preview, Report, check_video_name
+
+
+def animate_file(job: Job, output: Path, *, device: str | None = None, report: Path | None = None) -> None:
+    """Make the clip and say what was made. ValueError for the user's faults, typer.Exit(130) when stopped."""
+    check_video_name(output)
+    if report is not None:
+        check_report_name(report)
+    try:
+        made, previews = perform_job(job, output, device, previews=report is not None)
+    except (Stopped, KeyboardInterrupt) as error:
+        typer.echo(f"Stopped; {output} was not written.", err=True)
+        raise typer.Exit(STOPPED) from error
+    typer.echo(summary(made, output))
+    if report is not None:
+        write_report(made, previews, report)
+
+
+def perform_job(
+    job: Job, output: Path, device: str | None, *, previews: bool
+) -> tuple[Report, tuple[Preview, ...]]:
+    """Run the job with a progress line on stderr; Ctrl-C stops within one step."""
+    with Interrupt() as stop, ProgressLine(Console(stderr=True)) as shown:
+
+        def on_event(event: Event) -> None:
+            stop.gentle = stop.gentle or isinstance(event, Prepared)
+            shown.show(event)
+
+        with Engine.open(job.model or BUILTIN, device) as engine:
+            return engine.animate_to(output, job, on_event, stop, previews=previews)
+
+
+def check_report_name(path: Path) -> None:
+    """Raise ValueError where the report could not be written, before the work is done."""
+    if path.suffix.lower() != ".json":
+        raise ValueError(f"The report is to be {path}; its name must end in .json (a .png goes beside it).")
+    check_writable(path)
+    check_writable(path.with_suffix(".png"))
+
+
+def write_report(report: Report, previews: tuple[Preview, ...], path: Path) -> None:
+    """The report as JSON, and its picture beside it."""
+    from pasdedeux.apps.picture import write_picture
+
+    path.write_text(report.to_json(), encoding="utf-8")
+    write_picture(report, previews, path.with_suffix(".png"))
+
+
+def summary(report: Report, output: Path) -> str:
+    """What was made, in two lines."""
+    width, height = report.settings["size"]
+    seconds, fps = sum(report.seconds.values()), report.settings["fps"]
+    clip = f"{output}: {report.frames} frames of {width}x{height} at {fps:g} fps in {seconds:.1f} s"
+    first = [step for step in report.steps if step.segment == 0]
+    shares = ", ".join(f"{name} {sum(step.expert == name for step in first)}" for name in report.experts)
+    active, total = report.active_parameters / 1e6, report.total_parameters / 1e6
+    return f"{clip}\nsteps per expert: {shares}; {active:.1f} of {total:.1f} million parameters work in each step"

@@ -1,0 +1,180 @@
+"""The command line: a thin skin over Job and Engine. What is heavy is imported inside the command that needs it.
+
+Exit codes: 0 done, 1 our fault (a traceback), 2 the user's input (one sentence), 130 stopped by Ctrl-C.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pasdedeux import __version__
+from pasdedeux.apps.faults import user_faults
+
+app = typer.Typer(
+    help="Animate a character with a pair of expert denoisers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+character_app = typer.Typer(help="Characters.", no_args_is_help=True)
+train_app = typer.Typer(help="Training.", no_args_is_help=True)
+app.add_typer(character_app, name="character")
+app.add_typer(train_app, name="train")
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
+Size = Annotated[
+    str | None, typer.Option(metavar="WxH", help="Picture size in pixels; default: the model's.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")]
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"pasdedeux {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Animate a character with a pair of expert denoisers."""
+
+
+@app.command()
+def animate(  # one argument per option is how typer is told of them
+    character: Annotated[
+        str | None, typer.Argument(help="A picture, or puppet:SEED; default: a puppet.")
+    ] = None,
+    driver: Annotated[str | None, typer.Argument(help="A video, or puppet:SEED; default: a puppet.")] = None,
+    output: Output = Path("out.mp4"),
+    model: Annotated[str, typer.Option(help='"builtin", or a model folder.')] = "builtin",
+    mode: Annotated[
+        str, typer.Option(help="animate (in the character's place) or replace (in the driver's).")
+    ] = "animate",
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps per segment; default: the model's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    size: Size = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Length with a puppet; the most taken of a video.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second; default: the model's.")] = None,
+    handoff: Annotated[
+        str, typer.Option(help="Where the next expert takes over: auto, a sigma, or snr:VALUE.")
+    ] = "auto",
+    solver: Annotated[str | None, typer.Option(help="euler, dpm++ or unipc; default: the model's.")] = None,
+    device: Device = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a report: this .json, and a .png beside it.")
+    ] = None,
+) -> None:
+    """Make CHARACTER move as DRIVER does, and write a video."""
+    with user_faults():
+        from pasdedeux.apps.animating import animate_file
+        from pasdedeux.engine import Job
+
+        job = Job(
+            character=character,
+            driver=driver,
+            mode=mode,
+            steps=steps,
+            seed=seed,
+            size=size,
+            frames=frames,
+            fps=fps,
+            handoff=handoff,
+            solver=solver,
+            model=model,
+        )
+        animate_file(job, output, device=device, report=report)
+
+
+@character_app.command("new")
+def character_new(
+    seed: Annotated[int, typer.Option(help="Which character.")] = 7,
+    output: Output = Path("hero.png"),
+    size: Size = None,
+) -> None:
+    """Draw a character, and write a picture that carries its own keypoints and mask."""
+    with user_faults():
+        from pasdedeux.apps.character import write_character
+
+        typer.echo(write_character(seed, output, size or "128x128"))
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help='"builtin", or a model folder.')] = "builtin",
+) -> None:
+    """Say what a model is: its experts and their noise bands, sizes and defaults."""
+    with user_faults():
+        from pasdedeux.apps.inspecting import show_model
+
+        show_model(model)
+
+
+@train_app.command("pair")
+def train_pair(
+    folder: Annotated[Path, typer.Option(help="Holds clips, checkpoints and, in the end, the model.")],
+    clips: Annotated[int | None, typer.Option(help="Training clips to film.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the trunk.")] = None,
+    branch_steps: Annotated[int | None, typer.Option(help="Steps of each expert after the trunk.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides data order, weights and noise.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes that film.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dense: Annotated[
+        bool, typer.Option(help="Also train one dense model with the same total compute.")
+    ] = False,
+) -> None:
+    """Train a pair from nothing. A run that was stopped goes on where it was."""
+    with user_faults():
+        from pasdedeux.apps.training import PairOptions, run_training
+
+        options = PairOptions(
+            clips=clips,
+            steps=steps,
+            branch_steps=branch_steps,
+            seed=seed,
+            processes=processes,
+            device=device,
+            dense=dense,
+        )
+        run_training(folder, options, typer.echo)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        str, typer.Option(help='"builtin", or a model folder; dense.safetensors in it is judged too.')
+    ] = "builtin",
+    count: Annotated[int, typer.Option("-n", "--count", help="Held-out clips.")] = 64,
+    out: Annotated[Path, typer.Option(help="The .json file to write.")] = Path("evaluation.json"),
+    mode: Annotated[str, typer.Option(help="animate or replace.")] = "animate",
+    exact: Annotated[
+        bool, typer.Option(help="Give the character's true joints in place of retargeted ones.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 8,
+    device: Device = None,
+) -> None:
+    """Judge a model on held-out clips, beside its experts alone and swapped, and beside simple baselines."""
+    with user_faults():
+        from pasdedeux.apps.evaluating import EvaluationOptions, write_evaluation
+
+        options = EvaluationOptions(count=count, mode=mode, exact=exact, batch=batch, device=device)
+        write_evaluation(folder, out, options, typer.echo)
+
+
+def main() -> None:
+    """Where the installed command begins."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

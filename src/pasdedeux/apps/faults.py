@@ -1,0 +1,43 @@
+"""Whose fault it was: the user's input ends in one sentence and code 2, ours in a traceback and code 1."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import typer
+
+PACKAGE = Path(__file__).parents[1]
+USER_FAULT, STOPPED = 2, 130
+
+
+@contextmanager
+def user_faults() -> Iterator[None]:
+    """Turn errors about the user's input into a sentence on stderr and exit code 2; leave all others alone."""
+    try:
+        yield
+    except OSError as error:
+        raise fail(_system(error)) from error
+    except ValueError as error:
+        # A ValueError that a library raised was not worded for the user: it is a fault of ours.
+        if not raised_here(error.__traceback__):
+            raise
+        raise fail(str(error)) from error
+
+
+def fail(sentence: str) -> typer.Exit:
+    """Say a sentence on stderr; the exit to raise."""
+    typer.echo(f"pasdedeux: {sentence}", err=True)
+    return typer.Exit(USER_FAULT)
+
+
+def raised_here(trace: TracebackType | None) -> bool:
+    """Whether the error was raised by a line of this package."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and PACKAGE in Path(trace.tb_frame.f_code.co_filename).parents
+
+
+def _system(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."

@@ -1,0 +1,47 @@
+"""The line that shows how far a clip is: segment, step, who denoises, and at which noise level."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pasdedeux.animate.perform import Denoised
+from pasdedeux.denoise import Step
+from pasdedeux.engine import Event, Prepared
+
+
+class ProgressLine:
+    """Feed it the engine's events inside a `with` block."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("reading character and performance", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Take in one event."""
+        if isinstance(event, Prepared):
+            for note in event.notes:
+                self._console.print(f"note: {note}", highlight=False, markup=False)
+            total = event.segments * event.settings.steps
+            self._progress.reset(self._task, total=total, description="denoising")
+        elif isinstance(event, Denoised):
+            self._progress.update(self._task, advance=1, description=line(event))
+
+
+def line(event: Denoised) -> str:
+    """ "segment 1/3  step  4/12  high  σ 0.900  log-SNR -4.39"."""
+    step: Step = event.step
+    where = f"segment {event.segment + 1}/{event.segments}  step {step.i + 1:>2}/{step.of}"
+    return f"{where}  {step.expert}  σ {step.sigma:.3f}  log-SNR {step.log_snr:+.2f}"

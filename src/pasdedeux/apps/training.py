@@ -1,0 +1,68 @@
+"""`pasdedeux train pair`: the command's options as a training configuration; the folder becomes a model folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pasdedeux.checkpoints.folder import MANIFEST, ExpertFile, Manifest
+from pasdedeux.denoise import Handoff
+from pasdedeux.train.pair import PairConfig, make_pair, names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairOptions:
+    """What the command takes; None is the configuration's own default."""
+
+    clips: int | None = None
+    steps: int | None = None
+    branch_steps: int | None = None
+    seed: int = 0
+    processes: int = 2
+    device: str = "cpu"
+    dense: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "steps", "branch_steps", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more.")
+        # The last 16 clips are kept for judging the codec (train.pair), so some must be left to learn from.
+        if self.clips is not None and self.clips < 32:
+            raise ValueError(f"clips is {self.clips}; at least 32 are needed, of which 16 judge the codec.")
+
+
+def pair_config(options: PairOptions) -> PairConfig:
+    """The default training run with what the options change."""
+    default = PairConfig()
+    trunk = replace(
+        default.trunk, device=options.device, seed=options.seed, steps=options.steps or default.trunk.steps
+    )
+    steps = options.branch_steps or default.branch.steps
+    branch = replace(default.branch, device=options.device, seed=options.seed, steps=steps, cooldown=steps)
+    clips = options.clips or default.clips
+    return replace(default, seed=options.seed, clips=clips, trunk=trunk, branch=branch)
+
+
+def manifest_of(config: PairConfig) -> Manifest:
+    """The model folder's manifest that belongs to a training run."""
+    experts = tuple(
+        ExpertFile(name=name, file=f"{name}.safetensors") for name in names(Handoff(config.bounds))
+    )
+    return Manifest(
+        codec=config.codec,
+        model=replace(config.model, channels=config.codec.channels),
+        experts=experts,
+        bounds=config.bounds,
+        shift=config.shift,
+        length=config.frames,
+        size=(config.size, config.size),
+    )
+
+
+def run_training(folder: Path, options: PairOptions, say: Callable[[str], None]) -> None:
+    """Train every stage that is not there yet, then write the manifest that makes `folder` a model folder."""
+    config = pair_config(options)
+    folder.mkdir(parents=True, exist_ok=True)
+    make_pair(folder, config, dense=options.dense, processes=options.processes, report=say)
+    (folder / MANIFEST).write_text(manifest_of(config).to_json(), encoding="utf-8")
+    say(f"{folder} is a model folder now: pasdedeux animate --model {folder}")

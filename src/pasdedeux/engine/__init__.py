@@ -1,0 +1,41 @@
+"""The one door for programs: a Job goes in, a clip and a Report come out.
+
+with Engine.open("builtin") as engine:
+    result = engine.run(Job.animate(character="hero.png", driver="dance.mp4"))
+    result.save("out.mp4")
+"""
+
+from pasdedeux.engine.engine import Engine, Event, Prepared, check_video_name
+from pasdedeux.engine.job import MODES, Job, Result, parse_size, puppet_seed
+from pasdedeux.engine.model import BUILTIN, Model, count, model_folder, on_device, open_model
+from pasdedeux.engine.previews import Preview
+from pasdedeux.engine.report import Report, StepRecord, versions
+from pasdedeux.engine.settings import Settings, settle
+from pasdedeux.engine.sources import Cast, cast, puppet_character
+
+__all__ = [
+    "BUILTIN",
+    "MODES",
+    "Cast",
+    "Engine",
+    "Event",
+    "Job",
+    "Model",
+    "Prepared",
+    "Preview",
+    "Report",
+    "Result",
+    "Settings",
+    "StepRecord",
+    "cast",
+    "check_video_name",
+    "count",
+    "model_folder",
+    "on_device",
+    "open_model",
+    "parse_size",
+    "puppet_character",
+    "puppet_seed",
+    "settle",
+    "versions",
+]

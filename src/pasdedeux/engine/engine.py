@@ -1,0 +1,252 @@
+"""The one door for programs: open a model, run jobs, get frames and a report.
+
+Frames leave as they are made: `animate_to` hands each straight to the video file, `run` keeps them for `Result.save`.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from pasdedeux.animate.inputs import InputError
+from pasdedeux.animate.outputs import check_writable
+from pasdedeux.animate.perform import Bytes, Denoised, Ready, perform
+from pasdedeux.animate.segments import plan
+from pasdedeux.animate.video_writer import COPIED, VideoWriter
+from pasdedeux.engine.job import Job, Result
+from pasdedeux.engine.model import BUILTIN, Model, model_folder, open_model
+from pasdedeux.engine.previews import Preview, Previews
+from pasdedeux.engine.report import (
+    Report,
+    StepRecord,
+    device_peak_bytes,
+    device_peak_reset,
+    handoff_steps,
+    peak_bytes,
+    versions,
+)
+from pasdedeux.engine.settings import Settings, settle
+from pasdedeux.engine.sources import Cast, cast
+from pasdedeux.engine.staging import DeviceStage, set_up
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Character and performance are read, conditions drawn: denoising begins."""
+
+    frames: int
+    segments: int
+    settings: Settings
+    notes: tuple[str, ...]
+
+
+Event = Prepared | Denoised | Ready
+OnEvent = Callable[[Event], None]
+Stop = Callable[[], bool]
+
+
+class Sink(Protocol):
+    """Takes frames [H, W, 3] in order."""
+
+    def write(self, frame: Bytes) -> None:
+        """One more frame."""
+        ...
+
+
+class Kept:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.frames: list[Bytes] = []
+
+    def write(self, frame: Bytes) -> None:
+        """One more frame."""
+        self.frames.append(frame)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rehearsed:
+    """A job that is ready to be performed."""
+
+    job: Job
+    settings: Settings
+    cast: Cast
+    stage: DeviceStage
+    seconds: float
+
+
+class Stopwatch:
+    """Seconds by stage: `lap` credits a stage with the time since the last one."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self._last = seconds, perf_counter()
+
+    def lap(self, stage: str, minus: float = 0.0) -> None:
+        """Credit `stage` with the time since the last lap, less `minus`, which has its own account."""
+        now = perf_counter()
+        self.credit(stage, now - self._last - minus)
+        self._last = now
+
+    def credit(self, stage: str, seconds: float) -> None:
+        """Add to a stage's account."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + max(seconds, 0.0)
+
+
+class Engine:
+    """A loaded model. Use it in a `with` block, or call `close`."""
+
+    def __init__(self, model: Model, seconds: float = 0.0) -> None:
+        self._model: Model | None = model
+        self._opening = seconds
+
+    @classmethod
+    def open(cls, model: str | Path = BUILTIN, device: str | None = None) -> Self:
+        """Load "builtin" or a model folder; `device` None takes CUDA where there is one. Raises ValueError."""
+        began = perf_counter()
+        return cls(open_model(str(model), device), perf_counter() - began)
+
+    @property
+    def model(self) -> Model:
+        """What is loaded. Raises ValueError once the engine is closed."""
+        if self._model is None:
+            raise ValueError("The engine is closed; open it again to run a job.")
+        return self._model
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self._model = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(
+        self, job: Job, on_event: OnEvent | None = None, stop: Stop | None = None, *, previews: bool = False
+    ) -> Result:
+        """Make a clip and keep it in memory; `previews` keeps a few of its stages as well.
+
+        `stop` is asked before every step, and Stopped is raised when it says so. Raises ValueError for a job that
+        cannot be done.
+        """
+        ready, kept, pictures = self._rehearse(job), Kept(), Previews(wanted=previews)
+        report = self._perform(ready, kept, on_event, stop, pictures)
+        performance = ready.cast.performance
+        return Result(
+            frames=np.stack(kept.frames),
+            fps=ready.settings.fps,
+            report=report,
+            previews=pictures.taken(),
+            audio=performance.audio,
+            audio_start=performance.audio_start,
+            metadata=_metadata(job),
+        )
+
+    def animate_to(
+        self,
+        path: str | Path,
+        job: Job,
+        on_event: OnEvent | None = None,
+        stop: Stop | None = None,
+        *,
+        previews: bool = False,
+    ) -> tuple[Report, tuple[Preview, ...]]:
+        """Make a clip straight into a video file, so that a long one never piles up in memory; raises as `run`.
+
+        Nothing is left under `path` unless the whole clip was made.
+        """
+        check_video_name(Path(path))
+        ready, pictures = self._rehearse(job), Previews(wanted=previews)
+        settings, performance = ready.settings, ready.cast.performance
+        sound = (performance.audio, performance.audio_start)
+        with VideoWriter(Path(path), settings.fps, settings.size, *sound, _metadata(job)) as video:
+            report = self._perform(ready, video, on_event, stop, pictures)
+        return report, pictures.taken()
+
+    def _rehearse(self, job: Job) -> Rehearsed:
+        began, model = perf_counter(), self.model
+        if job.model is not None and model_folder(job.model) != model_folder(model.name):
+            raise ValueError(
+                f'The job asks for the model "{job.model}", but the engine holds "{model.name}".'
+            )
+        settings = settle(job, model.manifest)
+        found = cast(job, settings)
+        stage = set_up(found, job.mode, model)
+        return Rehearsed(job=job, settings=settings, cast=found, stage=stage, seconds=perf_counter() - began)
+
+    def _perform(
+        self, ready: Rehearsed, sink: Sink, on_event: OnEvent | None, stop: Stop | None, pictures: Previews
+    ) -> Report:
+        model, tell = self.model, on_event or (lambda event: None)
+        device_peak_reset(model.device)
+        tell(_prepared(ready))
+        seconds = dict.fromkeys(("open", "prepare", "denoise", "decode", "write"), 0.0)
+        seconds |= {"open": self._opening, "prepare": ready.seconds}
+        watch, steps = Stopwatch(seconds), []
+        experts, sampling = model.expert_set(ready.settings.handoff), ready.settings.sampling()
+        for event in perform(ready.stage, experts, sampling, stop or (lambda: False)):
+            if isinstance(event, Denoised):
+                watch.credit("denoise", event.step.seconds)
+                watch.lap("prepare", minus=event.step.seconds)
+                steps.append(StepRecord.of(event))
+                pictures.look(event, ready.stage)
+                watch.lap("decode")
+            else:
+                watch.lap("decode")
+                for frame in event.frames:
+                    sink.write(frame)
+                watch.lap("write")
+            tell(event)
+        return _report(ready, model, tuple(steps), seconds)
+
+
+def check_video_name(path: Path) -> None:
+    """Raise InputError where no video could be written at `path`: before the work, not after it."""
+    if path.suffix.lower() not in COPIED and not path.is_dir():
+        raise InputError(f"{path} is no name for a video; it must end in one of {', '.join(COPIED)}.")
+    check_writable(path)
+
+
+def _prepared(ready: Rehearsed) -> Prepared:
+    settings, frames = ready.settings, ready.stage.frames
+    segments = len(plan(frames, settings.length, settings.overlap))
+    return Prepared(frames=frames, segments=segments, settings=settings, notes=ready.cast.notes)
+
+
+def _report(
+    ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], seconds: dict[str, float]
+) -> Report:
+    told = _prepared(ready)
+    return Report(
+        job=asdict(ready.job),
+        settings={
+            **asdict(ready.settings),
+            "handoff": list(ready.settings.handoff.bounds),
+            "frames": told.frames,
+        },
+        model=model.name,
+        device=model.device,
+        experts=tuple(expert.name for expert in model.manifest.experts),
+        steps=steps,
+        handoffs=handoff_steps(steps),
+        frames=told.frames,
+        segments=told.segments,
+        total_parameters=model.total_parameters,
+        active_parameters=model.active_parameters,
+        peak_bytes=peak_bytes(),
+        device_peak_bytes=device_peak_bytes(model.device),
+        seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
+        versions=versions(),
+        notes=ready.cast.notes,
+    )
+
+
+def _metadata(job: Job) -> dict[str, str]:
+    return {"pasdedeux.job": job.to_json()}

@@ -1,0 +1,88 @@
+"""A model that is loaded and ready: experts on their device, the codec beside the pictures, and the manifest."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pasdedeux.animate.condition.duet import DuetPrompt, denoiser
+from pasdedeux.checkpoints.folder import Manifest, load_codec, load_expert, read_manifest
+from pasdedeux.denoise import Denoiser, Expert, ExpertSet, Handoff
+from pasdedeux.models.codec import PatchCodec
+from pasdedeux.models.duet import DuetInputs, DuetTransformer
+
+BUILTIN = "builtin"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Model:
+    """An opened model folder. `experts` are in the manifest's order, noisiest first."""
+
+    name: str
+    manifest: Manifest
+    experts: tuple[DuetTransformer, ...]
+    codec: PatchCodec
+    device: str
+
+    def expert_set(self, handoff: Handoff) -> ExpertSet:
+        """The experts with the noise bands that `handoff` gives them."""
+        pairs = zip(self.manifest.experts, self.experts, strict=True)
+        experts = (Expert(on_device(net, self.device), file.name, file.guidance) for file, net in pairs)
+        return ExpertSet(tuple(experts), handoff)
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of all experts together."""
+        return sum(map(count, self.experts))
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that run in one step: those of the largest expert."""
+        return max(map(count, self.experts))
+
+
+def open_model(name: str = BUILTIN, device: str | None = None) -> Model:
+    """Load "builtin" or a folder; `device` None takes CUDA where there is one. Raises ValueError if it does not fit."""
+    folder, device = model_folder(name), device or default_device()
+    manifest = read_manifest(folder)
+    experts = tuple(load_expert(folder, manifest, expert, device) for expert in manifest.experts)
+    return Model(
+        name=name, manifest=manifest, experts=experts, codec=load_codec(folder, manifest), device=device
+    )
+
+
+def model_folder(name: str) -> Path:
+    """Where a model's files are. Raises ValueError if `name` is neither "builtin" nor a folder."""
+    if name == BUILTIN:
+        return Path(__file__).parents[1] / BUILTIN
+    if not Path(name).is_dir():
+        raise ValueError(f'There is no model "{name}"; give "{BUILTIN}" or a folder that holds one.')
+    return Path(name)
+
+
+def default_device() -> str:
+    """ "cuda" where torch finds one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def count(module: nn.Module) -> int:
+    """Parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def on_device(model: DuetTransformer, device: str) -> Denoiser:
+    """The model as a denoiser of latents that live elsewhere: a latent is small, so it travels at every step."""
+    inner = denoiser(model)
+
+    def velocity(x: Tensor, sigma: Tensor, cond: DuetPrompt, /) -> Tensor:
+        return inner(x.to(device), sigma.to(device), cond).to(x.device)
+
+    return velocity
+
+
+def prompt_on(prompt: DuetPrompt, device: str) -> DuetPrompt:
+    """A segment's inputs, moved once."""
+    moved: dict[str, Any] = {f.name: getattr(prompt.inputs, f.name).to(device) for f in fields(DuetInputs)}
+    return DuetPrompt(DuetInputs(**moved))

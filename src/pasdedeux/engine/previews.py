@@ -1,0 +1,53 @@
+"""What the picture looked like on its way: a few x_0 estimates of the first segment, decoded to one frame each."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pasdedeux.animate.perform import Bytes, Denoised, Stage
+from pasdedeux.denoise import Step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Preview:
+    """The clean picture [H, W, 3] that step `i` predicted at noise level sigma, and whose prediction it was."""
+
+    i: int
+    sigma: float
+    expert: str
+    frame: Bytes
+
+
+class Previews:
+    """Collects the first step, the steps on both sides of each handoff, and the last one."""
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._wanted = wanted
+        self._by_step: dict[int, Preview] = {}
+        self._before: Step | None = None
+
+    def look(self, event: Denoised, stage: Stage) -> None:
+        """Keep this step's estimate if it is one to show."""
+        if not self._wanted or event.segment != 0:
+            return
+        step = event.step
+        if step.handoff and self._before is not None:
+            self._take(self._before, stage)
+        if step.i == 0 or step.handoff or step.i == step.of - 1:
+            self._take(step, stage)
+        self._before = step
+
+    def taken(self) -> tuple[Preview, ...]:
+        """The previews in the order of steps."""
+        return tuple(self._by_step[i] for i in sorted(self._by_step))
+
+    def _take(self, step: Step, stage: Stage) -> None:
+        frame = middle_frame(step.x0, stage)
+        self._by_step[step.i] = Preview(i=step.i, sigma=step.sigma, expert=step.expert, frame=frame)
+
+
+def middle_frame(latent: Tensor, stage: Stage) -> Bytes:
+    """The last frame of the middle latent frame of [1, C, F, h, w]; a causal decoder needs the one before it, no more."""
+    middle = latent.shape[2] // 2
+    chunks = list(stage.decode(latent[:, :, max(middle - 1, 0) : middle + 1]))
+    return chunks[-1][-1]

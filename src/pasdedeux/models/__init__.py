@@ -1,0 +1,1 @@
+"""Single-device networks: no loading, no device logic, no switches for deployment."""

@@ -1,0 +1,15 @@
+"""The Wan video transformers: configurations, the text and image denoiser, and the one driven by pose and face."""
+
+from .animate import AnimateConditions, WanAnimateTransformer
+from .config import WAN_MODELS, AnimateConfig, WanConfig
+from .transformer import WanConditions, WanTransformer
+
+__all__ = [
+    "WAN_MODELS",
+    "AnimateConditions",
+    "AnimateConfig",
+    "WanAnimateTransformer",
+    "WanConditions",
+    "WanConfig",
+    "WanTransformer",
+]

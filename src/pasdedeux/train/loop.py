@@ -1,0 +1,222 @@
+"""One training loop for any expert of the built-in kind: a band of noise levels, AdamW, an average, exact resume.
+
+Everything random at a step is drawn from generators seeded by (seed, step), so a run that is stopped and resumed from
+its checkpoint goes on bit for bit as if it had not been stopped. Weights are kept in float32 ("masters"); the model
+that computes is bfloat16 (or float32), refreshed from the masters at every step.
+"""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from pasdedeux.animate.condition.duet import segment_inputs, video_tensor
+from pasdedeux.models.codec import PatchCodec
+from pasdedeux.models.duet import DuetInputs, DuetTransformer
+from pasdedeux.train.bands import Band
+from pasdedeux.train.clips import StoredClip
+from pasdedeux.train.codec import batch as draw_clips
+from pasdedeux.train.codec import pixel_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A run of one expert. Learning rate: linear warm-up, constant, then linear to zero over the last `cooldown` steps.
+
+    `handed` is the share of samples whose first one or two latent frames are given, as in a later segment.
+    """
+
+    seed: int = 0
+    steps: int = 4000
+    batch: int = 4
+    frames: int = 9
+    rate: float = 1e-3
+    warmup: int = 100
+    cooldown: int = 0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    average: float = 0.995
+    clip: float = 1.0
+    handed: float = 0.3
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Model inputs, clean latents [B, C, F, h, w] and loss weights per token [B, 1, F, h, w]."""
+
+    inputs: DuetInputs
+    clean: Tensor
+    weight: Tensor
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on another device."""
+        moved = {name: getattr(self.inputs, name).to(device, non_blocking=True) for name in DuetInputs.__slots__}
+        return Batch(inputs=DuetInputs(**moved), clean=self.clean.to(device), weight=self.weight.to(device))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """One finished step: its number, loss, the learning rate used and the gradient's norm."""
+
+    step: int
+    loss: float
+    rate: float
+    norm: float
+
+
+def collate(clips: list[StoredClip], codec: PatchCodec, handed: list[int], dtype: torch.dtype) -> Batch:
+    """Clips of equal length to one batch; `handed` latent frames of each are given as known."""
+    truths = codec.encode(torch.cat([video_tensor(c.truth) for c in clips]))
+    inputs = [
+        segment_inputs(c.planes, codec, truths[i : i + 1, :, :n] if n else None, dtype)
+        for i, (c, n) in enumerate(zip(clips, handed, strict=True))
+    ]
+    joined = DuetInputs(
+        planes=torch.cat([x.planes for x in inputs]),
+        reference=torch.cat([x.reference for x in inputs]),
+        base=torch.cat([x.base for x in inputs]),
+        known=torch.cat([x.known for x in inputs]),
+    )
+    weight = token_weights(torch.from_numpy(np.stack([c.attention for c in clips])), codec)
+    return Batch(inputs=joined, clean=truths, weight=weight * (1 - joined.known.float()))
+
+
+def token_weights(attention: Tensor, codec: PatchCodec) -> Tensor:
+    """[B, T, H, W] attention bytes to mean loss weights [B, 1, F, h, w] of the latents that cover them."""
+    first, later = codec.patches(pixel_weights(attention)[:, None].expand(-1, 3, -1, -1, -1))
+    return rearrange(torch.cat([first.mean(-1), later.mean(-1)], dim=1), "B F h w -> B 1 F h w")
+
+
+def expert_loss(model: DuetTransformer, data: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Weighted mean square of the network's output against its EDM target at noise levels sigma [B].
+
+    The target of the raw output is (x_0 - base - c_skip·r) / c_out for residual r. Channels weigh in by their spread.
+    """
+    level = sigma[:, None, None, None, None]
+    x = (1 - level) * data.clean + level * noise
+    cond = model.prepare(data.inputs)
+    base = cond.base.float()
+    _, c_skip, c_out = model.scales(sigma)
+    target = (data.clean - base - c_skip * (x - (1 - level) * base)) / c_out
+    _, raw = model.predict(x, sigma, cond)
+    spread = model.spread.float()
+    per_token = ((raw - target).square() * (spread / spread.mean())[None, :, None, None, None]).mean(1, keepdim=True)
+    return (per_token * data.weight).sum() / data.weight.sum()
+
+
+class Trainer:
+    """The state of one expert's training, and its step."""
+
+    def __init__(self, model: DuetTransformer, codec: PatchCodec, band: Band, config: TrainConfig) -> None:
+        self.config, self.band, self.codec = config, band, codec
+        self.model = model.to(config.device, getattr(torch, config.dtype))
+        self.names = [name for name, _ in model.named_parameters()]
+        self.masters = [p.detach().float().clone().requires_grad_() for p in model.parameters()]
+        self.average = [p.detach().clone() for p in self.masters]
+        decayed = [p for p in self.masters if p.ndim > 1]
+        plain = [p for p in self.masters if p.ndim <= 1]
+        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=config.rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+        )
+        self.step_number = 0
+
+    def start_from(self, masters: list[Tensor]) -> None:
+        """Take weights from elsewhere, for instance the trunk's; moments start anew."""
+        with torch.no_grad():
+            for own, average, given in zip(self.masters, self.average, masters, strict=True):
+                own.copy_(given)
+                average.copy_(given)
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        c = self.config
+        left = (c.steps - step) / c.cooldown if c.cooldown else 1.0
+        return c.rate * min(1.0, (step + 1) / max(c.warmup, 1), max(left, 0.0))
+
+    def batch_for(self, step: int, clips: list[Path]) -> tuple[Batch, Tensor, Tensor]:
+        """The data, noise levels and noise of a step: a function of (seed, step) and the clips alone."""
+        c = self.config
+        chooser = np.random.default_rng([c.seed, step])
+        stretch = list(draw_clips(clips, chooser, c.batch, c.frames))
+        most = 1 + (c.frames - 1) // self.codec.stride[0]
+        handed = [int(chooser.integers(1, 3)) if chooser.random() < c.handed else 0 for _ in stretch]
+        handed = [min(n, most - 1) for n in handed]
+        data = collate(stretch, self.codec, handed, getattr(torch, c.dtype))
+        generator = torch.Generator().manual_seed(c.seed * 1_000_003 + step)
+        sigma = self.band.draw(c.batch, generator)
+        return data, sigma, torch.randn(data.clean.shape, generator=generator)
+
+    def step(self, data: Batch, sigma: Tensor, noise: Tensor) -> Progress:
+        """One optimiser step. Raises FloatingPointError when the loss is not finite, before anything is changed."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.model.parameters()), self.masters)
+        device = self.config.device
+        loss = expert_loss(self.model, data.to(device), sigma.to(device), noise.to(device))
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step_number}")
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        for master, p in zip(self.masters, self.model.parameters(), strict=True):
+            master.grad = torch.zeros_like(master) if p.grad is None else p.grad.float()
+        norm = nn.utils.clip_grad_norm_(self.masters, self.config.clip)
+        rate = self.rate(self.step_number)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.step_number += 1
+        decay = min(self.config.average, self.step_number / (self.step_number + 9))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.masters, 1 - decay)
+        return Progress(step=self.step_number, loss=loss.item(), rate=rate, norm=float(norm))
+
+    def run(self, clips: list[Path]) -> Iterator[Progress]:
+        """Train to the configured number of steps; the next batch is read while this one computes."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            waiting = reader.submit(self.batch_for, self.step_number, clips)
+            while self.step_number < self.config.steps:
+                data = waiting.result()
+                if self.step_number + 1 < self.config.steps:
+                    waiting = reader.submit(self.batch_for, self.step_number + 1, clips)
+                yield self.step(*data)
+
+    def state(self) -> dict[str, object]:
+        """Everything that resuming needs."""
+        return {
+            "masters": self.masters,
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step_number,
+            "config": asdict(self.config),
+            "band": asdict(self.band),
+            "spread": self.model.spread.float(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the state so that an interrupted write loses nothing."""
+        partial = path.with_suffix(".partial")
+        torch.save(self.state(), partial)
+        partial.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a saved state."""
+        state = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for kept, given in ((self.masters, state["masters"]), (self.average, state["average"])):
+                for own, value in zip(kept, given, strict=True):
+                    own.copy_(value)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step_number = int(state["step"])
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged weights by name, float32, and the model's measured buffers."""
+        weights = dict(zip(self.names, (a.clone() for a in self.average), strict=True))
+        return weights | {"spread": self.model.spread.float().clone()}

@@ -1,0 +1,168 @@
+"""The built-in pair from nothing: film clips, measure the codec, train a trunk, branch it into experts.
+
+The trunk is trained over all noise levels. Each expert starts from it and goes on in its own band only; the dense
+baseline starts from it too and goes on over all levels, for as many steps as all experts together, so that the pair and
+the dense model have had the same total compute. Every stage leaves a file and is skipped when the file is complete;
+a stage that was stopped goes on from its checkpoint.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pasdedeux.denoise import Handoff
+from pasdedeux.models.codec import CodecConfig, PatchCodec
+from pasdedeux.models.duet import DuetConfig, DuetTransformer
+from pasdedeux.train.bands import Band, bands
+from pasdedeux.train.clips import ClipSpec, film, store
+from pasdedeux.train.codec import PainterConfig, measure, quality, residual_spread, train_painter
+from pasdedeux.train.loop import TrainConfig, Trainer
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairConfig:
+    """All of a training run. Steps of the branches are for each expert; the dense model gets their sum."""
+
+    seed: int = 0
+    clips: int = 2400
+    frames: int = 25
+    size: int = 128
+    shift: float = 3.0
+    bounds: tuple[float, ...] = (0.75,)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    model: DuetConfig = field(default_factory=DuetConfig)
+    painter: PainterConfig = field(default_factory=PainterConfig)
+    trunk: TrainConfig = field(default_factory=TrainConfig)
+    branch: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1500, cooldown=1500, warmup=20))
+
+
+def names(handoff: Handoff) -> tuple[str, ...]:
+    """What the experts are called: high and low for a pair, else by number from the noisiest."""
+    return ("high", "low") if handoff.experts == 2 else tuple(f"expert{k}" for k in range(handoff.experts))
+
+
+def film_one(folder: Path, seed: int, frames: int, size: int) -> Path:
+    """Film and store one clip unless it is there."""
+    path = folder / f"{seed:07d}.npy"
+    if not path.exists():
+        store(path, film(ClipSpec.from_seed(seed, frames=frames, size=size)))
+    return path
+
+
+def film_clips(folder: Path, seeds: range, config: PairConfig, processes: int, report: Report) -> list[Path]:
+    """Clips `seeds` as files in `folder`, filmed by several processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [s for s in seeds if not (folder / f"{s:07d}.npy").exists()]
+    began = time.monotonic()
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = [pool.submit(film_one, folder, s, config.frames, config.size) for s in missing]
+        for i, job in enumerate(jobs, 1):
+            job.result()
+            if i % 100 == 0 or i == len(jobs):
+                rate = i * config.frames / (time.monotonic() - began)
+                report(f"filmed {i}/{len(jobs)} clips, {rate:.0f} frames/s")
+    return [folder / f"{s:07d}.npy" for s in seeds]
+
+
+def make_codec(path: Path, clips: list[Path], config: PairConfig, report: Report) -> PatchCodec:
+    """The trained codec, from its file or from clips; the last 16 clips are kept for judging it."""
+    codec = PatchCodec(config.codec)
+    if path.exists():
+        codec.load_state_dict(load_file(path))
+        return codec
+    train, held = clips[:-16], clips[-16:]
+    measure(codec, train, config.seed)
+    report(f"codec: projection alone {quality(codec, held):.2f} dB")
+    for step, loss in train_painter(codec, train, config.painter):
+        if step % 100 == 0:
+            report(f"codec: painter step {step}/{config.painter.steps} loss {loss:.4f}")
+    report(f"codec: with painter {quality(codec, held):.2f} dB")
+    save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, path)
+    return codec
+
+
+def make_model(config: PairConfig, spread: Tensor) -> DuetTransformer:
+    """An untrained expert; the same weights for the same seed."""
+    torch.manual_seed(config.seed)
+    model = DuetTransformer(replace(config.model, channels=config.codec.channels))
+    model.spread.copy_(spread)
+    return model
+
+
+def train(trainer: Trainer, path: Path, clips: list[Path], name: str, report: Report) -> Iterator[None]:
+    """Run a trainer to its end with a checkpoint every two minutes; yields after each step."""
+    if path.exists():
+        trainer.restore(path)
+        report(f"{name}: resumed at step {trainer.step_number}/{trainer.config.steps}")
+    saved = shown = time.monotonic()
+    losses: list[float] = []
+    for progress in trainer.run(clips):
+        losses.append(progress.loss)
+        now = time.monotonic()
+        if progress.step % 50 == 0:
+            speed = len(losses) / (now - shown)
+            left = (trainer.config.steps - progress.step) / speed / 60
+            mean = sum(losses) / len(losses)
+            report(
+                f"{name}: step {progress.step}/{trainer.config.steps} loss {mean:.4f} rate {progress.rate:.1e} "
+                f"norm {progress.norm:.2f}, {speed * trainer.config.batch:.1f} clips/s, {left:.0f} min left"
+            )
+            losses, shown = [], now
+        if now - saved > 120:
+            trainer.save(path)
+            saved = now
+        yield
+    trainer.save(path)
+
+
+def make_trunk(folder: Path, codec: PatchCodec, clips: list[Path], config: PairConfig, report: Report) -> Path:
+    """Train the trunk over all noise levels; returns its checkpoint."""
+    spread_file = folder / "spread.safetensors"
+    if not spread_file.exists():
+        save_file({"spread": residual_spread(codec, clips, config.seed)}, spread_file)
+    model = make_model(config, load_file(spread_file)["spread"])
+    band = Band(low=0.0, high=1.0, shift=config.shift)
+    for _ in train(Trainer(model, codec, band, config.trunk), folder / "trunk.pt", clips, "trunk", report):
+        pass
+    return folder / "trunk.pt"
+
+
+def make_branch(
+    folder: Path, codec: PatchCodec, clips: list[Path], config: PairConfig, name: str, report: Report
+) -> Path:
+    """Branch the trunk into the expert `name`, or into `dense`; writes its averaged weights."""
+    handoff = Handoff(bounds=config.bounds)
+    trunk = torch.load(folder / "trunk.pt", weights_only=True)
+    if name == "dense":
+        count, band = handoff.experts, Band(low=0.0, high=1.0, shift=config.shift)
+    else:
+        count, band = 1, dict(zip(names(handoff), bands(handoff, config.shift), strict=True))[name]
+    run = replace(config.branch, steps=count * config.branch.steps, cooldown=count * config.branch.cooldown)
+    run = replace(run, seed=config.branch.seed + 1 + ("dense", *names(handoff)).index(name))
+    trainer = Trainer(make_model(config, trunk["spread"]), codec, band, run)
+    trainer.start_from(trunk["average"])
+    for _ in train(trainer, folder / f"{name}.pt", clips, name, report):
+        pass
+    save_file({k: v.contiguous() for k, v in trainer.averaged().items()}, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"
+
+
+def make_pair(folder: Path, config: PairConfig, *, dense: bool, processes: int, report: Report) -> None:
+    """Every stage in order; see the module's text. `folder` holds clips, checkpoints and results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    clips = film_clips(folder / "clips", range(config.clips), config, processes, report)
+    codec = make_codec(folder / "codec.safetensors", clips, config, report)
+    make_trunk(folder, codec, clips, config, report)
+    for name in (*names(Handoff(bounds=config.bounds)), *(["dense"] if dense else [])):
+        if not (folder / f"{name}.safetensors").exists():
+            make_branch(folder, codec, clips, config, name, report)

@@ -1,0 +1,172 @@
+"""Retargeting: identity on oneself, other lengths reached exactly, angles and expression kept."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pasdedeux.animate.inputs import InputError, Keypoints
+from pasdedeux.animate.preprocess.draw import LIMBS
+from pasdedeux.animate.preprocess.retarget import nearest_frame, retarget
+
+LONGER = {
+    3: 36,
+    4: 20,
+    6: 36,
+    7: 20,
+    8: 16,
+    11: 16,
+    9: 28,
+    12: 28,
+    10: 30,
+    13: 30,
+    2: 26,
+    5: 26,
+    20: 48,
+    0: 24,
+}
+LEGS, ARMS = [9, 10, 12, 13, 18, 19], [3, 4, 6, 7]
+
+
+def unseen(keypoints: Keypoints, joints: list[int]) -> Keypoints:
+    body = keypoints.body.copy()
+    body[:, joints, 2] = 0
+    return dataclasses.replace(keypoints, body=body)
+
+
+def close(a: np.ndarray, b: np.ndarray, atol: float = 1e-3) -> None:
+    np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_oneself_is_left_as_is(figure, swings):
+    clip = figure(swings)
+    result = retarget(clip, clip.frame(0))
+    for part in ("body", "hands", "face"):
+        close(getattr(result, part), getattr(clip, part))
+    assert result.size == clip.size
+
+
+def test_a_frame_in_the_middle_serves_as_well(figure, swings):
+    clip = figure(swings)
+    assert nearest_frame(clip, clip.frame(7)) == 7
+    close(retarget(clip, clip.frame(7)).body, clip.body)
+    close(retarget(clip, clip.frame(0), reference_frame=0).body, clip.body)
+
+
+def test_other_lengths_are_reached_exactly(figure, swings):
+    clip = figure(swings)
+    expected = figure(swings, lengths=LONGER, scale=1.2, head=30, neck=(150, 90), size=(320, 300))
+    result = retarget(clip, expected.frame(0))
+    shift = result.body[:, 1:2] - expected.body[:, 1:2]
+    close(result.body - shift, expected.body, 2e-3)
+    close(result.hands - shift[:, None], expected.hands, 2e-3)
+    close(result.face - shift, expected.face, 2e-3)
+    assert result.size == (320, 300)
+
+
+def test_the_lower_foot_stays_on_the_ground(figure, swings):
+    clip = figure(swings)
+    ground = clip.body[:, [10, 13], 1].max(axis=1)
+    standing = clip.body.copy()
+    standing[..., 1] += (200 - ground)[:, None]
+    character = figure(swings, lengths=LONGER, size=(300, 300)).frame(0)
+    result = retarget(dataclasses.replace(clip, body=standing), character)
+    close(result.body[:, [10, 13], 1].max(axis=1), character.body[0, [10, 13], 1].max())
+
+
+def test_limb_angles_are_kept(figure, swings):
+    clip = figure(swings)
+    result = retarget(clip, figure(swings, lengths=LONGER, head=26).frame(0))
+    for a, b in LIMBS:
+        if (a, b) in ((1, 8), (1, 11), (14, 16), (15, 17), (0, 14), (0, 15)):
+            continue
+        before, after = (k.body[:, b, :2] - k.body[:, a, :2] for k in (clip, result))
+        cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+        close(cross / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1), 0, 1e-4)
+
+
+def test_left_and_right_come_out_alike(figure, swings):
+    crooked = figure(swings[:1], lengths={3: 15})
+    result = retarget(figure(swings), crooked)
+    right, left = (
+        np.linalg.norm(result.body[:, b, :2] - result.body[:, a, :2], axis=1) for a, b in ((2, 3), (5, 6))
+    )
+    close(right, left)
+
+
+def test_legs_out_of_the_picture_stand_still(figure, swings):
+    clip = unseen(figure(swings), LEGS)
+    swayed = clip.body.copy()
+    swayed[:, :, 0] += np.linspace(0, 10, len(clip))[:, None]
+    character = figure(swings, lengths=LONGER).frame(0)
+    result = retarget(dataclasses.replace(clip, body=swayed), character)
+    feet = [10, 13, 18, 19]
+    close(result.body[:, feet], np.repeat(character.body[:, feet], len(clip), axis=0), 0.5)
+    assert (result.body[:, LEGS, 2] == character.body[:, LEGS, 2]).all()
+    close(result.body[:, 1], character.body[:, 1] + (swayed[:, 1] - swayed[:1, 1]) * (48 / 55))
+
+
+def test_unseen_arms_are_the_characters_own(figure, swings):
+    clip = unseen(figure(swings), ARMS)
+    character = figure(swings, lengths=LONGER).frame(3)
+    result = retarget(clip, character, reference_frame=0)
+    for parent, child in ((2, 3), (3, 4), (5, 6), (6, 7)):
+        own = character.body[:, child] - character.body[:, parent]
+        close((result.body[:, child] - result.body[:, parent])[:, :2], np.repeat(own, len(clip), 0)[:, :2])
+
+
+def test_one_lost_frame_does_not_move_the_rest(figure, swings):
+    clip = figure(swings)
+    body = clip.body.copy()
+    body[5, 10] = (0, 0, 0)
+    result = retarget(dataclasses.replace(clip, body=body), clip.frame(0))
+    others = np.arange(len(clip)) != 5
+    close(result.body[others], clip.body[others])
+    assert result.body[5, 10, 2] == 0
+
+
+def test_expression_is_carried_relative_to_the_face(figure, swings):
+    def opened(face: np.ndarray) -> np.ndarray:
+        face = face.copy()
+        face[60:68, 1] = 0.25 + 3 * (face[60:68, 1] - 0.25)
+        face[36:48, 1] = -0.3 + 0.2 * (face[36:48, 1] + 0.3)
+        return face
+
+    rest, act = figure(swings[:1]), figure(swings[:1], shape=opened)
+    clip = Keypoints(
+        **{
+            name: np.concatenate([getattr(k, name) for k in (rest, act)])
+            for name in ("body", "hands", "face")
+        },
+        size=rest.size,
+    )
+    result = retarget(clip, figure(swings[:1], head=40))
+    for part, times in ((slice(60, 68), 3), (slice(36, 42), 0.2)):
+        heights = np.ptp(result.face[:, part, 1], axis=1)
+        close(heights[0], 2 * np.ptp(rest.face[0, part, 1]))
+        close(heights[1], times * heights[0], 1e-2)
+
+
+def test_a_walk_is_kept_inside_the_picture(figure, swings):
+    clip = figure(swings)
+    body = clip.body.copy()
+    body[..., 0] += np.linspace(0, 100, len(clip))[:, None]
+    result = retarget(dataclasses.replace(clip, body=body), figure(swings, neck=(200, 70)).frame(0))
+    assert result.body[:, 1, 0].min() >= 0
+    assert result.body[:, 1, 0].max() <= 256
+    close(np.ptp(result.body[:, 1, 0]), 100, 1e-2)
+
+
+def test_a_face_alone_still_moves_the_head(figure, swings):
+    clip = unseen(figure(swings), [1, 2, 5, 8, 11, *ARMS, *LEGS])
+    character = figure(swings).frame(0)
+    result = retarget(clip, character)
+    close(result.body[:, 0, :2], clip.body[:, 0, :2])
+    assert (result.body[:, 1] == character.body[:, 1]).all()
+
+
+def test_nothing_in_common_is_an_error(figure, swings):
+    clip = figure(swings)
+    nobody = dataclasses.replace(clip.frame(0), body=np.zeros((1, 20, 3), np.float32))
+    with pytest.raises(InputError, match="cannot be compared"):
+        retarget(clip, nobody)

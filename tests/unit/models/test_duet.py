@@ -1,0 +1,101 @@
+"""The built-in denoiser: identity at birth, velocity from clean latents, work done once per segment."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pasdedeux.models.duet import PLANES, REFERENCE, DuetConfig, DuetInputs, DuetTransformer
+
+SMALL = DuetConfig(dim=32, depth=4, heads=2, ffn=64, channels=6, frequency=16, stem=(8, 8, 16))
+
+
+def inputs(frames: int = 9, size: int = 32, known: int = 0) -> DuetInputs:
+    latents = 1 + (frames - 1) // 4
+    flag = torch.zeros(2, 1, latents, 1, 1)
+    flag[:, :, :known] = 1
+    return DuetInputs(
+        planes=torch.rand(2, PLANES, frames, size, size),
+        reference=torch.rand(2, REFERENCE, size, size),
+        base=torch.randn(2, 6, latents, size // 8, size // 8),
+        known=flag,
+    )
+
+
+@pytest.fixture
+def model() -> DuetTransformer:
+    torch.manual_seed(0)
+    model = DuetTransformer(SMALL)
+    model.spread.fill_(0.5)
+    return model
+
+
+def awake(model: DuetTransformer) -> DuetTransformer:
+    torch.nn.init.normal_(model.head.weight, std=0.2)
+    torch.nn.init.normal_(model.time_projection[1].weight, std=0.2)
+    return model
+
+
+def test_untrained_it_gives_the_best_linear_guess_around_the_base(model: DuetTransformer) -> None:
+    cond = model.prepare(inputs())
+    x, sigma = torch.randn(2, 6, 3, 4, 4), torch.tensor([0.3, 0.9])
+    clean, raw = model.predict(x, sigma, cond)
+    assert raw.abs().max() == 0
+    s = sigma[:, None, None, None, None]
+    gain = (1 - s) * 0.25 / ((1 - s) ** 2 * 0.25 + s**2)
+    torch.testing.assert_close(clean, cond.base + gain * (x - (1 - s) * cond.base))
+
+
+def test_velocity_points_from_the_clean_latents(model: DuetTransformer) -> None:
+    cond = awake(model).prepare(inputs())
+    x, sigma = torch.randn(2, 6, 3, 4, 4), torch.tensor([0.4, 0.8])
+    clean, _ = model.predict(x, sigma, cond)
+    v = model(x, sigma, cond)
+    torch.testing.assert_close(x - sigma[:, None, None, None, None] * v, clean, atol=1e-5, rtol=1e-5)
+
+
+def test_known_frames_are_given_back_as_they_are(model: DuetTransformer) -> None:
+    given = inputs(known=2)
+    clean, _ = awake(model).predict(torch.randn(2, 6, 3, 4, 4), torch.tensor([0.9, 0.1]), model.prepare(given))
+    torch.testing.assert_close(clean[:, :, :2], given.base[:, :, :2])
+    assert (clean[:, :, 2] - given.base[:, :, 2]).abs().max() > 1e-3
+
+
+def test_every_condition_reaches_the_output(model: DuetTransformer) -> None:
+    awake(model)
+    x, sigma, plain = torch.randn(2, 6, 3, 4, 4), torch.tensor([0.5, 0.5]), inputs()
+    before = model(x, sigma, model.prepare(plain))
+    for plane in (0, 3, 4, 7, 8, 11):
+        changed = plain.planes.clone()
+        changed[:, plane] += 1
+        other = DuetInputs(planes=changed, reference=plain.reference, base=plain.base, known=plain.known)
+        assert not torch.allclose(before, model(x, sigma, model.prepare(other)))
+    turned = DuetInputs(planes=plain.planes, reference=plain.reference + 1, base=plain.base, known=plain.known)
+    assert not torch.allclose(before, model(x, sigma, model.prepare(turned)))
+
+
+def test_what_a_segment_fixes_is_computed_once(model: DuetTransformer) -> None:
+    given, x, sigma = inputs(size=64), torch.randn(2, 6, 3, 8, 8), torch.tensor([0.5, 0.5])
+
+    def flops(stem: tuple[int, int, int]) -> tuple[int, int]:
+        torch.manual_seed(0)
+        net = DuetTransformer(DuetConfig(dim=32, depth=4, heads=2, ffn=64, channels=6, frequency=16, stem=stem))
+        with FlopCounterMode(display=False) as once:
+            cond = net.prepare(given)
+        with FlopCounterMode(display=False) as step:
+            net(x, sigma, cond)
+        return once.get_total_flops(), step.get_total_flops()
+
+    small, large = flops((8, 8, 16)), flops((32, 32, 64))
+    assert large[0] > 3 * small[0]
+    assert large[1] == small[1]
+
+
+def test_batches_do_not_mix(model: DuetTransformer) -> None:
+    awake(model)
+    given, x, sigma = inputs(), torch.randn(2, 6, 3, 4, 4), torch.tensor([0.3, 0.8])
+    both = model(x, sigma, model.prepare(given))
+    second = DuetInputs(
+        planes=given.planes[1:], reference=given.reference[1:], base=given.base[1:], known=given.known[1:]
+    )
+    alone = model(x[1:], sigma[1:], model.prepare(second))
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)

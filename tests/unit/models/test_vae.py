@@ -1,0 +1,282 @@
+"""The Wan VAE by itself: names and shapes of its weights, chunks, causality, streams, memory, errors."""
+
+import hashlib
+import json
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pasdedeux.models.vae import VAEConfig, WanVAE
+from pasdedeux.models.vae_layers import FeatureCache, RMSNorm
+
+KEYS = Path(__file__).parents[4] / "shared" / "notes" / "state_dicts" / "wan2.1-vae.native.json"
+FINGERPRINT = "6d12bd5199d9dcd5b316dbc98c72a68be03e0ac320eb14a4ccd3b5a7bac04ca8"
+TINY = VAEConfig(
+    dim=4,
+    latent_channels=3,
+    multipliers=(1, 2, 2, 4),
+    res_blocks=1,
+    latent_mean=(0.5, -0.25, 1.0),
+    latent_std=(2.0, 0.5, 1.5),
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def vae() -> WanVAE:
+    torch.manual_seed(0)
+    return WanVAE(TINY)
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def shapes() -> dict[str, list[int]]:
+    with torch.device("meta"):
+        return {name: list(weight.shape) for name, weight in WanVAE().state_dict().items()}
+
+
+def test_the_default_is_wan_2_1():
+    lines = "\n".join(sorted(f"{name} {shape}" for name, shape in shapes().items()))
+    assert len(shapes()) == 194
+    assert sum(torch.Size(shape).numel() for shape in shapes().values()) == 126_892_531
+    assert hashlib.sha256(lines.encode()).hexdigest() == FINGERPRINT
+
+
+@pytest.mark.skipif(not KEYS.exists(), reason="the table of released weight names is not at hand")
+def test_names_and_shapes_are_those_released():
+    assert shapes() == json.loads(KEYS.read_text())
+
+
+def test_stride_and_channels():
+    with torch.device("meta"):
+        assert (WanVAE().stride, WanVAE().channels) == ((4, 8, 8), 16)
+
+
+@pytest.mark.parametrize(("frames", "latents"), [(1, 1), (5, 2), (9, 3)])
+def test_shapes_there_and_back(vae: WanVAE, frames: int, latents: int):
+    video = noise(2, 3, frames, 16, 24)
+    latent = vae.encode(video)
+    assert latent.shape == (2, 3, latents, 2, 3)
+    assert vae.decode(latent).shape == video.shape
+
+
+def test_decoded_pixels_are_clamped(vae: WanVAE):
+    vae.get_parameter("decoder.head.2.bias").fill_(3.0)
+    assert vae.decode(noise(1, 3, 2, 2, 2)).eq(1).all()
+
+
+def test_latents_are_normalised_per_channel(vae: WanVAE):
+    """With statistics 0 and 1 the same weights give mu + sigma * latent."""
+    plain = WanVAE(replace(TINY, latent_mean=(0.0,) * 3, latent_std=(1.0,) * 3))
+    plain.load_state_dict(vae.state_dict())
+    video = noise(1, 3, 5, 16, 16)
+    mu, sigma = (torch.tensor(v).view(1, 3, 1, 1, 1) for v in (TINY.latent_mean, TINY.latent_std))
+    torch.testing.assert_close(vae.encode(video) * sigma + mu, plain.encode(video))
+    torch.testing.assert_close(vae.decode(vae.encode(video)), plain.decode(plain.encode(video)))
+
+
+def test_results_have_the_dtype_of_the_input_whatever_the_weights(vae: WanVAE):
+    video = noise(1, 3, 5, 16, 16)
+    wide = vae.encode(video)
+    narrow = vae.to(torch.bfloat16).encode(video)
+    assert narrow.dtype == torch.float32
+    assert vae.decode(narrow.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(narrow, wide, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("frame", [1, 4, 5, 12])
+def test_a_frame_changes_no_earlier_latent(vae: WanVAE, frame: int):
+    video = noise(1, 3, 13, 16, 16)
+    other = video.clone()
+    other[:, :, frame] = -other[:, :, frame]
+    changed = (vae.encode(video) != vae.encode(other)).flatten(3).any(-1).any(1)[0]
+    own = (frame + 3) // 4
+    assert not changed[:own].any()
+    assert changed[own:].all()
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_a_latent_changes_no_earlier_frame(vae: WanVAE, index: int):
+    latent = noise(1, 3, 4, 2, 2)
+    other = latent.clone()
+    other[:, :, index] += 1
+    changed = (vae.decode(latent) != vae.decode(other)).flatten(3).any(-1).any(1)[0]
+    own = 4 * index - 3 if index else 0
+    assert not changed[:own].any()
+    assert changed[own:].all()
+
+
+def test_chunks_joined_are_the_video(vae: WanVAE):
+    latent = noise(1, 3, 4, 2, 2)
+    chunks = list(vae.decode_frames(latent))
+    assert [chunk.shape[2] for chunk in chunks] == [1, 4, 4, 4]
+    assert torch.equal(torch.cat(chunks, dim=2), vae.decode(latent))
+
+
+def test_decoding_streams_may_interleave(vae: WanVAE):
+    first, second = noise(1, 3, 4, 2, 3), noise(2, 3, 4, 3, 2, seed=2)
+    pairs = list(zip(vae.decode_frames(first), vae.decode_frames(second), strict=True))
+    for chunks, latent in zip(zip(*pairs, strict=True), (first, second), strict=True):
+        assert torch.equal(torch.cat(chunks, dim=2), vae.decode(latent))
+
+
+def test_encoding_streams_may_interleave_and_resume(vae: WanVAE):
+    first, second = noise(1, 3, 9, 16, 8), noise(1, 3, 9, 16, 8, seed=2)
+    caches = FeatureCache(), FeatureCache()
+    latents: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for start, stop in ((0, 1), (1, 5), (5, 9)):
+        for video, cache, found in zip((first, second), caches, latents, strict=True):
+            found.append(vae.encode_chunk(video[:, :, start:stop], cache))
+    assert torch.equal(torch.cat(latents[0], dim=2), vae.encode(first))
+    assert torch.equal(torch.cat(latents[1], dim=2), vae.encode(second))
+
+
+def test_nothing_is_left_on_the_module(vae: WanVAE):
+    before = {name: set(vars(module)) for name, module in vae.named_modules()}
+    vae.decode(vae.encode(noise(1, 3, 5, 16, 16)))
+    assert {name: set(vars(module)) for name, module in vae.named_modules()} == before
+
+
+def test_decoding_compiles_to_one_graph_for_the_first_frame_and_one_for_the_rest(vae: WanVAE):
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _inputs: list[Tensor]):
+        graphs.append(graph)
+        return graph.forward
+
+    step = torch.compile(vae.decode_chunk, backend=count, fullgraph=True)
+    cache, latent = FeatureCache(), noise(1, 3, 4, 2, 2)
+    chunks = [step(frame.clone(), cache) for frame in latent.split(1, dim=2)]
+    torch.testing.assert_close(torch.cat(chunks, dim=2), vae.decode(latent))
+    assert len(graphs) == 2
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside it and still alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.holders: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor)
+        return out
+
+    def _watch(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        where, size = storage._cdata, storage.nbytes()
+        if where not in self.holders:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.holders[where] = self.holders.get(where, 0) + 1
+        weakref.finalize(tensor, self._forget, where, size)
+
+    def _forget(self, where: int, size: int) -> None:
+        self.holders[where] -= 1
+        if not self.holders[where]:
+            del self.holders[where]
+            self.now -= size
+
+
+def peak_of_decoding(vae: WanVAE, latents: int) -> int:
+    latent = noise(1, 3, latents, 4, 4)
+    with LiveBytes() as live:
+        for _ in vae.decode_frames(latent):
+            pass
+    return live.peak - latent.nbytes  # its frames are views of it
+
+
+def test_memory_of_streaming_does_not_grow_with_the_video(vae: WanVAE):
+    """9, 33 and 65 frames: to keep one chunk more would show."""
+    peaks = {peak_of_decoding(vae, latents) for latents in (3, 9, 17)}
+    assert len(peaks) == 1
+    frame = 3 * 32 * 32 * 4
+    assert peaks.pop() > 4 * frame  # the counter counts
+
+
+def test_the_cache_stops_growing(vae: WanVAE):
+    cache, sizes = FeatureCache(), []
+    for frame in noise(1, 3, 4, 2, 2).split(1, dim=2):
+        vae.decode_chunk(frame, cache)
+        sizes.append(cache.nbytes)
+    assert len(set(sizes)) == 1
+    assert len(cache) == sum(type(module).__name__ == "CausalConv3d" for module in vae.decoder.modules())
+
+
+def test_the_cache_owns_what_it_keeps(vae: WanVAE):
+    """A view would keep the whole chunk alive that it was cut from."""
+    cache = FeatureCache()
+    vae.decode_chunk(noise(1, 3, 1, 2, 2), cache)
+    kept = [frames for module in vae.modules() if (frames := cache.take(module)) is not None]
+    assert kept
+    assert all(frames.untyped_storage().nbytes() == frames.nbytes for frames in kept)
+    assert len(cache) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_norm_makes_root_mean_square_gamma_and_leaves_black_black(dtype: torch.dtype):
+    norm = RMSNorm(16, pixel_axes=3).to(dtype)
+    norm.gamma.fill_(3)
+    x = (noise(1, 16, 2, 3, 4) * 100).to(dtype)
+    x[..., 0] = 0
+    rms = norm(x).double().square().mean(1).sqrt()
+    assert rms[..., 0].eq(0).all()
+    torch.testing.assert_close(rms[..., 1:], torch.full_like(rms[..., 1:], 3), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((1, 3, 4, 16, 16), "4 frames"),
+        ((1, 3, 0, 16, 16), "0 frames"),
+        ((1, 3, 5, 20, 16), "16x20"),
+        ((1, 3, 5, 16, 4), "4x16"),
+        ((1, 3, 5, 0, 16), "16x0"),
+        ((1, 4, 5, 16, 16), r"\[1, 4, 5, 16, 16\]"),
+        ((3, 5, 16, 16), r"\[3, 5, 16, 16\]"),
+    ],
+)
+def test_videos_that_do_not_fit(vae: WanVAE, shape: tuple[int, ...], words: str):
+    with pytest.raises(ValueError, match=words):
+        vae.encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 2, 2, 2), (1, 3, 0, 2, 2), (3, 2, 2, 2)])
+def test_latents_that_do_not_fit(vae: WanVAE, shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match="Latents must be"):
+        vae.decode_frames(torch.zeros(shape))
+
+
+def test_chunks_that_do_not_fit(vae: WanVAE):
+    cache = FeatureCache()
+    with pytest.raises(ValueError, match="must have 1 frames, not 4"):
+        vae.encode_chunk(noise(1, 3, 4, 8, 8), cache)
+    vae.encode_chunk(noise(1, 3, 1, 8, 8), cache)
+    with pytest.raises(ValueError, match="must have 4 frames, not 1"):
+        vae.encode_chunk(noise(1, 3, 1, 8, 8), cache)
+    with pytest.raises(ValueError, match="one latent frame at a time, not 2"):
+        vae.decode_chunk(noise(1, 3, 2, 1, 1), FeatureCache())
+
+
+@pytest.mark.parametrize("wrong", [{"temporal": (True,)}, {"latent_channels": 4}, {"latent_std": (1.0,)}])
+def test_configs_that_do_not_fit(wrong: dict[str, Any]):
+    with pytest.raises(ValueError, match=r"temporal names 1|latent_mean has 16|latent_std has 1 "):
+        VAEConfig(**wrong)

@@ -1,0 +1,104 @@
+"""The training loop: exact resume, exact gradients, learning, and data decided by (seed, step) alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pasdedeux.models.codec import CodecConfig, PatchCodec
+from pasdedeux.models.duet import DuetConfig, DuetTransformer
+from pasdedeux.train.bands import Band
+from pasdedeux.train.codec import measure
+from pasdedeux.train.loop import TrainConfig, Trainer, expert_loss
+
+SMALL = DuetConfig(dim=32, depth=2, heads=2, ffn=64, channels=8, frequency=16, stem=(8, 8, 16))
+RUN = TrainConfig(steps=6, batch=2, frames=5, dtype="float32", warmup=2, cooldown=3, handed=0.5)
+LOW = Band(low=0.0, high=0.6, shift=3.0)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Stored clips of smooth random pictures, 9 frames of 32x32."""
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{i}.npy" for i in range(4)]
+    for path in paths:
+        coarse = rng.integers(0, 255, (9, 4, 4, 18)).astype(np.uint8)
+        np.save(path, coarse.repeat(8, 1).repeat(8, 2))
+        np.save(path.with_suffix(".ref.npy"), rng.integers(0, 255, (32, 32, 10)).astype(np.uint8))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def codec(clips: list[Path]) -> PatchCodec:
+    codec = PatchCodec(CodecConfig(channels=8, width=8, depth=1))
+    measure(codec, clips, 0, count=20)
+    return codec
+
+
+def trainer(codec: PatchCodec, config: TrainConfig = RUN, band: Band = LOW) -> Trainer:
+    torch.manual_seed(1)
+    return Trainer(DuetTransformer(SMALL), codec, band, config)
+
+
+def test_resumed_equals_uninterrupted(codec: PatchCodec, clips: list[Path], tmp_path: Path) -> None:
+    whole = trainer(codec)
+    losses = [p.loss for p in whole.run(clips)]
+    half = trainer(codec)
+    first = []
+    for progress in half.run(clips):
+        first.append(progress.loss)
+        if progress.step == 3:
+            half.save(tmp_path / "half.pt")
+            break
+    rest = trainer(codec)
+    rest.restore(tmp_path / "half.pt")
+    assert first + [p.loss for p in rest.run(clips)] == losses
+    for a, b in zip(whole.average, rest.average, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_one_step_equals_plain_torch(codec: PatchCodec, clips: list[Path]) -> None:
+    ours = trainer(codec, replace(RUN, clip=1e9))
+    data, sigma, noise = ours.batch_for(0, clips)
+    torch.manual_seed(1)
+    plain = DuetTransformer(SMALL)
+    groups = [
+        {"params": [p for p in plain.parameters() if p.ndim > 1], "weight_decay": RUN.weight_decay},
+        {"params": [p for p in plain.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=RUN.rate / RUN.warmup, betas=RUN.betas)
+    loss = expert_loss(plain, data, sigma, noise)
+    loss.backward()
+    optimiser.step()
+    assert ours.step(data, sigma, noise).loss == pytest.approx(loss.item(), rel=1e-6)
+    for a, b in zip(ours.masters, plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
+
+
+def test_noise_levels_stay_in_the_band(codec: PatchCodec, clips: list[Path]) -> None:
+    high = trainer(codec, band=Band(low=0.6, high=1.0, shift=3.0))
+    drawn = torch.cat([high.batch_for(step, clips)[1] for step in range(50)])
+    assert drawn.min() >= 0.6
+    assert drawn.max() <= 1
+
+
+def test_it_learns(codec: PatchCodec, clips: list[Path]) -> None:
+    losses = [p.loss for p in trainer(codec, replace(RUN, steps=150, cooldown=0, rate=3e-3)).run(clips)]
+    assert np.mean(losses[-20:]) < 0.85 * np.mean(losses[:10])
+
+
+def test_a_loss_that_is_not_a_number_stops_before_it_harms(codec: PatchCodec, clips: list[Path]) -> None:
+    broken = trainer(codec)
+    data, sigma, noise = broken.batch_for(0, clips)
+    before = [m.clone() for m in broken.masters]
+    with pytest.raises(FloatingPointError, match="step 0"):
+        broken.step(data, sigma, noise * float("nan"))
+    assert all(torch.equal(a, b) for a, b in zip(before, broken.masters, strict=True))
+
+
+def test_learning_rate_warms_up_and_cools_down(codec: PatchCodec) -> None:
+    rates = [trainer(codec).rate(step) / RUN.rate for step in range(6)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 2 / 3, 1 / 3])
