@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --constraint constraints.txt
 CORE := $(VENV)/.installed-core
 TEST := $(VENV)/.installed-test
 
@@ -27,12 +27,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(CORE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the program into $(VENV); this happens once, and torch is large."
 	$(INSTALL) --editable .
 	@touch $@
 
 # mediapipe asks for opencv-contrib-python, which writes into the same cv2 folder as the headless build and needs
 # desktop libraries (libGL, libxcb). The headless build goes in last, so that its library is the one imported.
 $(TEST): $(CORE)
+	@echo "Installing the test tools into $(VENV); this happens once."
 	$(INSTALL) --editable '.[test]'
 	$(INSTALL) --force-reinstall --no-deps opencv-python-headless
 	@touch $@

@@ -12,7 +12,9 @@ from pasdedeux.puppets import Character, Choreography, Light, Place, render
 
 
 def work(job: tuple[int, int, int, int]) -> tuple[int, float]:
-    """Render `clips` clips of `frames` frames from `seed` on; returns the number of frames and the seconds they took."""
+    """Render `clips` clips of `frames` frames from `seed` on; returns the number of frames and the
+    seconds they took.
+    """
     seed, clips, frames, size = job
     cv2.setNumThreads(1)
     begin = time.perf_counter()

@@ -8,24 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pasdedeux.engine.engine import Engine
-    from pasdedeux.engine.job import Job, Result
+    from pasdedeux.engine import Engine, Job, Result
 
 __version__ = "0.1.0"
 
 __all__ = ["Engine", "Job", "Result", "__version__"]
 
-_HOME = {
-    "Engine": "pasdedeux.engine.engine",
-    "Job": "pasdedeux.engine.job",
-    "Result": "pasdedeux.engine.job",
-}
-
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'pasdedeux' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module("pasdedeux.engine"), name)
 
 
 def __dir__() -> list[str]:

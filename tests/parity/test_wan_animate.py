@@ -1,6 +1,7 @@
-"""WanAnimateTransformer against WanAnimateTransformer3DModel of diffusers, same random weights, float32 on the CPU."""
+"""WanAnimateTransformer against WanAnimateTransformer3DModel of diffusers: same random weights, float32."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def randomize(model: nn.Module) -> None:
         parameter.data = noise(*parameter.shape, seed=i) / fan_in**0.5
 
 
-def pair(config: AnimateConfig) -> tuple[WanAnimateTransformer, nn.Module]:
+def pair(config: AnimateConfig) -> tuple[WanAnimateTransformer, Any]:
     """Ours and theirs, with the same weights."""
     ours = WanAnimateTransformer(config)
     randomize(ours)

@@ -1,4 +1,4 @@
-"""WanTransformer against WanTransformer3DModel of diffusers, with the same random weights, float32 on the CPU."""
+"""WanTransformer against WanTransformer3DModel of diffusers, with the same random weights, float32."""
 
 import re
 

@@ -30,7 +30,9 @@ STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LoadedImage:
-    """image uint8 [H, W, 3]; notes: sentences on what was changed; alpha uint8 [H, W] if it had one; PNG texts."""
+    """image uint8 [H, W, 3]; notes: sentences on what was changed; alpha uint8 [H, W] if it had one; PNG
+    texts.
+    """
 
     image: np.ndarray
     notes: tuple[str, ...]
@@ -132,7 +134,9 @@ def _on_grey(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def save_png(path: Path, image: np.ndarray, metadata: dict[str, str]) -> None:
-    """image uint8 [H, W, 3] (or [H, W]) to a PNG with these texts in it, whole or not at all. Raises InputError."""
+    """image uint8 [H, W, 3] (or [H, W]) to a PNG with these texts in it, whole or not at all. Raises
+    InputError.
+    """
     info = PngInfo()
     for key, text in metadata.items():
         info.add_itxt(key, text, zip=True)
@@ -141,7 +145,9 @@ def save_png(path: Path, image: np.ndarray, metadata: dict[str, str]) -> None:
 
 
 def character_metadata(character: CharacterImage, seed: int | None = None) -> dict[str, str]:
-    """What `save_png` needs so that `embedded_character` finds keypoints and mask again (and the seed is known)."""
+    """What `save_png` needs so that `embedded_character` finds keypoints and mask again (and the seed is
+    known).
+    """
     buffer = io.BytesIO()
     Image.fromarray(character.mask).save(buffer, format="PNG")
     mask = base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -150,7 +156,7 @@ def character_metadata(character: CharacterImage, seed: int | None = None) -> di
 
 
 def embedded_character(loaded: LoadedImage) -> CharacterImage | None:
-    """The character whose keypoints and mask travel in its PNG; None where there are none. Raises InputError."""
+    """The character whose keypoints and mask are in its PNG; None where they are not. Raises InputError."""
     if KEYPOINTS_KEY not in loaded.metadata or MASK_KEY not in loaded.metadata:
         return None
     try:
@@ -166,7 +172,9 @@ def embedded_character(loaded: LoadedImage) -> CharacterImage | None:
 def letterbox(
     image: np.ndarray, size: tuple[int, int], fill: int | tuple[int, int, int] = 0
 ) -> tuple[np.ndarray, Letterbox]:
-    """image [H, W, 3] or [H, W] as large as fits into `size` (width, height), in the middle, on `fill`; and where."""
+    """image [H, W, 3] or [H, W] as large as fits into `size` (width, height), in the middle, on `fill`; and
+    where.
+    """
     source = (image.shape[1], image.shape[0])
     scale = min(size[0] / source[0], size[1] / source[1])
     inner = (max(round(source[0] * scale), 1), max(round(source[1] * scale), 1))

@@ -1,7 +1,8 @@
 """What a character and a performance are, in numpy arrays, checked once.
 
 Everything downstream (conditioning, retargeting, drawing) takes these records and trusts them, so every rule
-about shapes, types and agreeing sizes lives here. A record that breaks one raises InputError with one sentence.
+about shapes, types and agreeing sizes lives here. A record that breaks one raises InputError with one
+sentence.
 """
 
 import json
@@ -20,12 +21,14 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Keypoints:
-    """One person's points over T frames; columns are x px, y px, confidence 0..1, and the sides are the person's own.
+    """One person's points over T frames; columns are x px, y px, confidence 0..1, and the sides are the
+    person's own.
 
-    Shapes: body [T, 20, 3] in Wan-Animate's order (0 nose, 1 neck, 2-4 right shoulder, elbow, wrist, 5-7 left,
-    8-10 right hip, knee, ankle, 11-13 left, 14 right eye, 15 left eye, 16 right ear, 17 left ear, 18 left toe,
-    19 right toe); hands [T, 2, 21, 3], left then right; face [T, 70, 3], iBUG 68 then right and left pupil.
-    size is the picture's (width, height) in pixels. Raises InputError where an array does not fit this.
+    Shapes: body [T, 20, 3] in Wan-Animate's order (0 nose, 1 neck, 2-4 right shoulder, elbow, wrist, 5-7
+    left, 8-10 right hip, knee, ankle, 11-13 left, 14 right eye, 15 left eye, 16 right ear, 17 left ear, 18
+    left toe, 19 right toe); hands [T, 2, 21, 3], left then right; face [T, 70, 3], iBUG 68 then right and
+    left pupil. size is the picture's (width, height) in pixels. Raises InputError where an array does not fit
+    this.
     """
 
     body: np.ndarray
@@ -89,7 +92,8 @@ class Keypoints:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CharacterImage:
-    """Who is to be animated: image uint8 [H, W, 3] RGB, mask uint8 [H, W] (255 on the person), keypoints of one frame.
+    """Who is to be animated: image uint8 [H, W, 3] RGB, mask uint8 [H, W] (255 on the person), keypoints of
+    one frame.
 
     background uint8 [H, W, 3] is the same place without the person, where that is known.
     """

@@ -24,7 +24,9 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A new file's path to write to. It takes the name `path` when the block ends well, and is removed otherwise."""
+    """A new file's path to write to. It takes the name `path` when the block ends well, and is removed
+    otherwise.
+    """
     check_writable(path)
     part = _beside(path)
     try:

@@ -1,8 +1,8 @@
 """How a clip of any length is cut into stretches a model can generate at once: integers only.
 
-A segment holds `length` frames (1 + 4k, as the video VAE wants). From the second on, its first `overlap` frames
-are the last ones of the segment before, given as known, so only the rest is fresh. The last segment is filled
-up by playing the clip back and forth.
+A segment holds `length` frames (1 + 4k, as the video VAE wants). From the second on, its first `overlap`
+frames are the last ones of the segment before, given as known, so only the rest is fresh. The last segment is
+filled up by playing the clip back and forth.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,9 @@ class Segment:
         return range(self.start + self.overlap, self.stop)
 
     def source_indices(self, n_frames: int) -> list[int]:
-        """For each of the `length` frames, which of the clip's `n_frames` it reads; past the end, back and forth."""
+        """For each of the `length` frames, which of the clip's `n_frames` it reads; past the end, back and
+        forth.
+        """
         return [reflect(frame, n_frames) for frame in range(self.start, self.start + self.length)]
 
 

@@ -1,4 +1,5 @@
-"""Reading video: frames by timestamp, upright, in RGB, past damage. (Writing has its own file, `video_writer`.)
+"""Reading video: frames by timestamp, upright, in RGB, past damage. (Writing has its own file,
+`video_writer`.)
 
 Time 0 is the file's own start, common to picture and sound, so both stay together where a stream begins late.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
 
 from pasdedeux.animate.inputs import InputError
@@ -34,7 +36,9 @@ TOLERANCE = 5e-4  # seconds: timestamps are rounded to milliseconds in some cont
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
-    """What a file says of its video: upright pixels, frames and seconds where known, rotation already applied."""
+    """What a file says of its video: upright pixels, frames and seconds where known, rotation already
+    applied.
+    """
 
     width: int
     height: int
@@ -76,9 +80,9 @@ def read_video(
 ) -> Iterator[np.ndarray]:
     """Frames uint8 [H, W, 3], RGB and upright, one at a time from `start` seconds on.
 
-    With `fps`, frame k is the last one at or before start + k / fps, whatever the file's own timing; without, every
-    frame comes once. `size` (width, height) stretches. Damaged stretches repeat the frame before. Raises
-    InputError where no frame can be read.
+    With `fps`, frame k is the last one at or before start + k / fps, whatever the file's own timing; without,
+    every frame comes once. `size` (width, height) stretches. Damaged stretches repeat the frame before.
+    Raises InputError where no frame can be read.
     """
     if fps is not None and fps <= 0:
         raise InputError(f"Frames per second is {fps}; it must be above 0.")
@@ -112,7 +116,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {str(key): str(value) for key, value in record.items()} if isinstance(record, dict) else tags
 
 
-def _opened(path: Path) -> av.container.InputContainer:
+def _opened(path: Path) -> InputContainer:
     if not path.exists():
         raise InputError(f"There is no file {path}.")
     if not path.is_file():
@@ -133,7 +137,7 @@ def _opened(path: Path) -> av.container.InputContainer:
     return container
 
 
-def _decoded(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+def _decoded(container: InputContainer) -> Iterator[av.VideoFrame]:
     """Every frame that can be decoded, in order; a damaged packet costs itself only."""
     packets = container.demux(container.streams.video[0])
     while True:
@@ -150,13 +154,13 @@ def _decoded(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
         yield from frames
 
 
-def _timed(container: av.container.InputContainer) -> Iterator[tuple[float, float, av.VideoFrame]]:
+def _timed(container: InputContainer) -> Iterator[tuple[float, float, av.VideoFrame]]:
     """(start, end, frame) in seconds from the file's start; frames without a time follow the one before."""
     zero = (container.start_time or 0) / av.time_base
     usual = 1 / _rate(container.streams.video[0])
     end = 0.0
     for frame in _decoded(container):
-        time = end if frame.time is None else frame.time - zero
+        time = end if frame.pts is None else frame.time - zero
         lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else usual
         end = time + lasts
         yield time, end, frame
@@ -182,7 +186,9 @@ def _sampled(
 
 
 def _rgb(frame: av.VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
-    """One frame as uint8 [H, W, 3]: colours by its own tags, HDR brought to BT.709, transparency on mid grey, upright."""
+    """One frame as uint8 [H, W, 3]: colours by its own tags, HDR brought to BT.709, transparency on mid grey,
+    upright.
+    """
     turned = frame.rotation % 180 != 0
     width, height = size if size is not None else (None, None)
     clear = any(part.is_alpha for part in frame.format.components)
@@ -213,7 +219,7 @@ def _rate(stream: av.VideoStream) -> float:
     return float(rate) if rate else 25.0
 
 
-def _duration(container: av.container.InputContainer) -> float:
+def _duration(container: InputContainer) -> float:
     """Seconds of video; 0.0 where the file does not say."""
     stream = container.streams.video[0]
     if stream.duration and stream.time_base:

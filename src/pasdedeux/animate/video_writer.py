@@ -1,7 +1,8 @@
-"""Writing video: H.264 with true BT.709 colours, the performance's sound beside it, and a record of how it was made.
+"""Writing video: H.264 with true BT.709 colours, the performance's sound beside it, and a record of how it
+was made.
 
-Every frame handed over comes out, once. Sound is copied as it is where players know it, else turned into AAC; it is
-written along with the pictures and ends with them.
+Every frame handed over comes out, once. Sound is copied as it is where players know it, else turned into AAC;
+it is written along with the pictures and ends with them.
 """
 
 import json
@@ -10,10 +11,11 @@ from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import av
 import numpy as np
+from av.container import InputContainer, OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
 from pasdedeux.animate.inputs import InputError
@@ -26,16 +28,18 @@ COPIED = {
     ".mov": ("aac", "mp3"),
     ".mkv": ("aac", "mp3", "opus"),
 }
+Packet: TypeAlias = "av.Packet[av.AudioStream]"
 QUALITY = {"crf": "17", "preset": "medium"}
 AAC_RATE, AAC_BITS = 48_000, 192_000
 TO_YUV = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 
 class VideoWriter:
-    """with VideoWriter(path, fps, (width, height), audio_from, start, metadata) as video: video.write(frame) ...
+    """with VideoWriter(path, fps, (width, height), audio_from, start, metadata) as video: video.write(frame)
+    ...
 
-    The file appears under `path` when the block ends well; after an exception nothing remains. Raises InputError
-    before any work where the folder, the suffix, the size or the sound cannot be used.
+    The file appears under `path` when the block ends well; after an exception nothing remains. Raises
+    InputError before any work where the folder, the suffix, the size or the sound cannot be used.
     """
 
     def __init__(
@@ -114,9 +118,7 @@ def _check(path: Path, fps: float, size: tuple[int, int], audio_from: Path | Non
         raise InputError(f"The sound is to come from {audio_from}, but there is no such file.")
 
 
-def _video_stream(
-    container: av.container.OutputContainer, rate: Fraction, size: tuple[int, int]
-) -> av.VideoStream:
+def _video_stream(container: OutputContainer, rate: Fraction, size: tuple[int, int]) -> av.VideoStream:
     stream = container.add_stream("libx264", rate=rate, options=QUALITY)
     stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
     context = stream.codec_context
@@ -126,23 +128,23 @@ def _video_stream(
     return stream
 
 
-def _opened_audio(path: Path) -> av.container.InputContainer:
+def _opened_audio(path: Path) -> InputContainer:
     try:
         return av.open(str(path), metadata_errors="ignore")
     except av.FFmpegError as error:
         raise InputError(f"The sound of {path} cannot be read ({error.strerror}).") from error
 
 
-def _no_sound() -> Iterator[tuple[float, av.Packet]]:
+def _no_sound() -> Iterator[tuple[float, Packet]]:
     return iter(())
 
 
 def _sound(
-    source: av.container.InputContainer,
-    target: av.container.OutputContainer,
+    source: InputContainer,
+    target: OutputContainer,
     copied: tuple[str, ...],
     start: float,
-) -> Iterator[tuple[float, av.Packet]]:
+) -> Iterator[tuple[float, Packet]]:
     """(seconds, packet ready for `target`) from the source's first audio stream, counted from `start`."""
     if not source.streams.audio:
         return _no_sound()
@@ -156,22 +158,23 @@ def _sound(
 
 
 def _copied(
-    source: av.container.InputContainer, stream: av.AudioStream, out: av.AudioStream, zero: float, cut: bool
-) -> Iterator[tuple[float, av.Packet]]:
-    """Packets as they are. Those before a cut are dropped; without one, the codec's run-up before 0 is kept."""
-    shift = round(zero / stream.time_base)
+    source: InputContainer, stream: av.AudioStream, out: av.AudioStream, zero: float, cut: bool
+) -> Iterator[tuple[float, Packet]]:
+    """Packets as they are. Those before a cut are dropped; without one, a codec's run-up before 0 is kept."""
+    tick = stream.time_base or Fraction(1, AAC_RATE)
+    shift = round(zero / tick)
     for packet in _packets(source, stream):
         if packet.pts is None or (cut and packet.pts < shift):
             continue
         packet.pts -= shift
         packet.dts = packet.pts
         packet.stream = out
-        yield float(packet.pts * stream.time_base), packet
+        yield float(packet.pts * tick), packet
 
 
 def _transcoded(
-    source: av.container.InputContainer, stream: av.AudioStream, out: av.AudioStream, zero: float
-) -> Iterator[tuple[float, av.Packet]]:
+    source: InputContainer, stream: av.AudioStream, out: av.AudioStream, zero: float
+) -> Iterator[tuple[float, Packet]]:
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=AAC_RATE)
     written = None
     for frame in _audio_frames(source, stream):
@@ -186,11 +189,11 @@ def _transcoded(
     yield from _stamped(out.encode(None))
 
 
-def _stamped(packets: list[av.Packet]) -> Iterator[tuple[float, av.Packet]]:
-    return ((float(packet.pts * packet.time_base), packet) for packet in packets)
+def _stamped(packets: list[Packet]) -> Iterator[tuple[float, Packet]]:
+    return ((float((packet.pts or 0) * packet.time_base), packet) for packet in packets)
 
 
-def _packets(source: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
+def _packets(source: InputContainer, stream: av.AudioStream) -> Iterator[Packet]:
     """Until the end, or until damage makes further reading impossible."""
     packets = source.demux(stream)
     while True:
@@ -203,7 +206,7 @@ def _packets(source: av.container.InputContainer, stream: av.AudioStream) -> Ite
         yield packet
 
 
-def _audio_frames(source: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+def _audio_frames(source: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     for packet in _packets(source, stream):
         try:
             frames = packet.decode()

@@ -66,4 +66,4 @@ def summary(report: Report, output: Path) -> str:
     first = [step for step in report.steps if step.segment == 0]
     shares = ", ".join(f"{name} {sum(step.expert == name for step in first)}" for name in report.experts)
     active, total = report.active_parameters / 1e6, report.total_parameters / 1e6
-    return f"{clip}\nsteps per expert: {shares}; {active:.1f} of {total:.1f} million parameters work in each step"
+    return f"{clip}\nsteps per expert: {shares}; {active:.1f} of {total:.1f} million parameters per step"

@@ -1,4 +1,4 @@
-"""The command line: a thin skin over Job and Engine. What is heavy is imported inside the command that needs it.
+"""The command line: a thin skin over Job and Engine. Heavy imports are inside the commands.
 
 Exit codes: 0 done, 1 our fault (a traceback), 2 the user's input (one sentence), 130 stopped by Ctrl-C.
 """

@@ -1,4 +1,4 @@
-"""`pasdedeux evaluate`: a model on held-out clips, beside its experts alone and swapped, and a dense one if there is."""
+"""`pasdedeux evaluate`: a model on held-out clips, beside its experts alone, swapped, and a dense one."""
 
 import json
 from collections import defaultdict
@@ -49,7 +49,7 @@ def arms(model: Model) -> list[Arm]:
 
 
 def write_evaluation(folder: str, out: Path, options: EvaluationOptions, say: Callable[[str], None]) -> None:
-    """Judge every arm, print the means and write all figures to `out`. Raises ValueError for the user's faults."""
+    """Judge every arm, say the means, write all figures to `out`. Raises ValueError for the user's faults."""
     check_writable(out)
     model = open_model(folder, options.device)
     compute = model.manifest.compute

@@ -13,7 +13,7 @@ USER_FAULT, STOPPED = 2, 130
 
 @contextmanager
 def user_faults() -> Iterator[None]:
-    """Turn errors about the user's input into a sentence on stderr and exit code 2; leave all others alone."""
+    """Turn errors about the user's input into a sentence on stderr and exit code 2; leave all others."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`pasdedeux inspect`: what a model folder holds, read from its manifest and the headers of its files alone."""
+"""`pasdedeux inspect`: what a model folder holds, from its manifest and the headers of its files."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pasdedeux.models.duet import DuetTransformer
 
 
 def show_model(name: str) -> None:
-    """Print the model's experts, codec and defaults. Raises ValueError if a file is missing or does not fit."""
+    """Print experts, codec and defaults. Raises ValueError if a file is missing or does not fit."""
     folder = model_folder(name)
     manifest = read_manifest(folder)
     console = Console()
@@ -51,6 +51,6 @@ def facts(folder: Path, manifest: Manifest) -> dict[str, str]:
         "total": f"{each * len(m.experts):,} parameters, {each:,} active in a step, computed in {m.dtype}",
         "codec": f"{time}x{rows}x{columns} (time, height, width) to {m.codec.channels} channels, "
         f"{count(codec):,} parameters, {path.stat().st_size:,} bytes",
-        "defaults": f"{m.steps} steps of {m.solver}, flow shift {m.shift:g}, {width}x{height} at {m.fps:g} fps",
+        "defaults": f"{m.steps} steps of {m.solver}, shift {m.shift:g}, {width}x{height} at {m.fps:g} fps",
         "segments": f"{m.length} frames, of which {m.overlap} are handed over from the one before",
     }

@@ -1,4 +1,4 @@
-"""Ctrl-C: during denoising it asks for a stop at the next step; before that, or the second time, it ends at once."""
+"""Ctrl-C: while denoising it asks for a stop at the next step; before that, or the second time, at once."""
 
 import signal
 from types import FrameType, TracebackType

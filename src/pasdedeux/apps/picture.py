@@ -1,7 +1,7 @@
-"""A report as a picture: the log-SNR's way up over the steps, coloured by expert, and below it what was seen on the way."""
+"""A report as a picture: the log-SNR over the steps, coloured by expert, and what was seen on the way."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from pasdedeux.engine import Preview, Report, StepRecord
 
 COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#a16207")
 GREY = "#6b7280"
-STYLE: dict[str, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def write_picture(report: Report, previews: tuple[Preview, ...], path: Path) -> None:
@@ -33,25 +33,17 @@ def colour_of(report: Report, expert: str) -> str:
 
 
 def draw_curve(axes: Axes, report: Report) -> None:
-    """Log-SNR at each step of the first segment; pure noise, minus infinity, is an arrow at the bottom."""
+    """Log-SNR at each step of the first segment; pure noise, minus infinity, is drawn at the bottom."""
     steps = [step for step in report.steps if step.segment == 0]
-    seen = [(step, step.log_snr) for step in steps if step.log_snr is not None]
-    floor = min((level for _, level in seen), default=0.0) - 1.5
+    seen = [step.log_snr for step in steps if step.log_snr is not None]
+    floor = min(seen, default=0.0) - 1.5
     axes.plot([s.i + 1 for s in steps], [level_of(s, floor) for s in steps], color="#d1d5db", zorder=1)
     for name in report.experts:
         own = [s for s in steps if s.expert == name]
         spot = {"color": colour_of(report, name), "label": f"{name}: {len(own)} steps", "zorder": 2, "s": 46}
         axes.scatter([s.i + 1 for s in own], [level_of(s, floor) for s in own], **spot)
-    for step in steps:
-        if step.log_snr is None:
-            axes.annotate(
-                "pure noise (−∞)",
-                (step.i + 1, floor),
-                (12, -3),
-                textcoords="offset points",
-                color=GREY,
-                fontsize=9,
-            )
+    if len(seen) < len(steps):
+        note(axes, "pure noise (−∞)", (1, floor), (12, -3), "left")
     mark_handoffs(axes, report, steps, floor)
     axes.set_xlabel("step")
     axes.set_ylabel("log-SNR")
@@ -69,21 +61,26 @@ def mark_handoffs(axes: Axes, report: Report, steps: list[StepRecord], floor: fl
     """A dashed line before each step at which a next expert took over."""
     for i in report.handoffs:
         axes.axvline(i + 0.5, color=GREY, linestyle="--", linewidth=1, zorder=0)
-        top = max(level_of(s, floor) for s in steps)
         bound = report.settings["handoff"][report.experts.index(steps[i].expert) - 1]
         text = f"handoff at σ {bound:g}: {steps[i - 1].expert} → {steps[i].expert}"
-        axes.annotate(
-            text, (i + 0.5, top), (-8, -4), textcoords="offset points", color=GREY, ha="right", va="top"
-        )
+        # On the side where there is room.
+        offset, side = ((-8, -4), "right") if 2 * i > len(steps) else ((8, -4), "left")
+        note(axes, text, (i + 0.5, max(level_of(s, floor) for s in steps)), offset, side)
+
+
+def note(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], side: Literal["left", "right"]
+) -> None:
+    """Small grey text beside a point; `side` is where the text's own end lies."""
+    axes.annotate(text, at, offset, textcoords="offset points", color=GREY, fontsize=9, ha=side, va="center")
 
 
 def headline(report: Report) -> str:
     """The clip in one line."""
     width, height = report.settings["size"]
-    return (
-        f"{report.frames} frames of {width}x{height} in {report.segments} segments, {report.settings['steps']} steps of "
-        f"{report.settings['solver']}; first segment shown"
-    )
+    clip = f"{report.frames} frames of {width}x{height} in {report.segments} segments"
+    steps = f"{report.settings['steps']} steps of {report.settings['solver']}"
+    return f"{clip}, {steps} (the first shown)"
 
 
 def draw_preview(axes: Axes, preview: Preview, colour: str) -> None:

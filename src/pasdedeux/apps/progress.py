@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pasdedeux.animate.perform import Denoised
 from pasdedeux.denoise import Step
-from pasdedeux.engine import Event, Prepared
+from pasdedeux.engine import Event, Prepared, Watched
 
 
 class ProgressLine:
@@ -17,7 +17,9 @@ class ProgressLine:
     def __init__(self, console: Console) -> None:
         self._console = console
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
+        # A log file is no place for a line that moves.
+        quiet = not console.is_terminal
+        self._progress = Progress(*columns, console=console, transient=True, disable=quiet)
         self._task = self._progress.add_task("reading character and performance", total=None)
 
     def __enter__(self) -> Self:
@@ -31,7 +33,10 @@ class ProgressLine:
 
     def show(self, event: Event) -> None:
         """Take in one event."""
-        if isinstance(event, Prepared):
+        if isinstance(event, Watched):
+            what = f"watching the driver, frame {event.frame}/{event.frames}"
+            self._progress.update(self._task, total=event.frames, completed=event.frame, description=what)
+        elif isinstance(event, Prepared):
             for note in event.notes:
                 self._console.print(f"note: {note}", highlight=False, markup=False)
             total = event.segments * event.settings.steps

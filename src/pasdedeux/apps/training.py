@@ -1,4 +1,4 @@
-"""`pasdedeux train pair`: the command's options as a training configuration; the folder becomes a model folder."""
+"""`pasdedeux train pair`: options to a training configuration; the folder becomes a model folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pasdedeux.checkpoints.folder import MANIFEST, ExpertFile, Manifest
 from pasdedeux.denoise import Handoff
+from pasdedeux.engine import checked_device
 from pasdedeux.train.pair import PairConfig, make_pair, names
 
 
@@ -26,6 +27,7 @@ class PairOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more.")
+        checked_device(self.device)
         # The last 16 clips are kept for judging the codec (train.pair), so some must be left to learn from.
         if self.clips is not None and self.clips < 32:
             raise ValueError(f"clips is {self.clips}; at least 32 are needed, of which 16 judge the codec.")

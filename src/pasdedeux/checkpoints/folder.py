@@ -1,7 +1,7 @@
 """A built-in-style model as a folder: `duet.json`, one safetensors file per expert, and the codec's.
 
-Here a folder is read and written, so that training exports exactly what the engine opens. The manifest is data: how
-many experts there are, where each takes over, and the defaults a job falls back to.
+Here a folder is read and written, so that training exports exactly what the engine opens. The manifest is
+data: how many experts there are, where each takes over, and the defaults a job falls back to.
 """
 
 import json
@@ -41,7 +41,7 @@ class ExpertFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What `duet.json` says. `bounds` are sigmas, one fewer than experts, noisiest first; `size` is (width, height).
+    """What `duet.json` says. `bounds` are sigmas, one fewer than experts; `size` is (width, height).
 
     Raises ValueError where the parts do not fit each other.
     """
@@ -70,7 +70,7 @@ class Manifest:
             raise ValueError(f'The dtype is "{self.dtype}"; it must be one of {", ".join(DTYPES)}.')
         if self.model.channels != self.codec.channels:
             raise ValueError(
-                f"The model takes latents of {self.model.channels} channels, but the codec gives {self.codec.channels}."
+                f"The model takes {self.model.channels} channels, but the codec gives {self.codec.channels}."
             )
 
     @property
@@ -103,7 +103,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a model folder. Raises ValueError, with the folder's name, if there is none or it is broken."""
+    """The manifest of a model folder. Raises ValueError if there is none or it is broken."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} is not a model folder: it has no {MANIFEST}.")
@@ -132,7 +132,7 @@ def save_model(
     codec: Mapping[str, Tensor],
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write a model folder: state dicts by expert's name and the codec's, stored in `dtype`; the manifest comes last.
+    """Write a model folder from state dicts, stored in `dtype`; the manifest comes last.
 
     Raises ValueError unless there is one state dict per expert of the manifest.
     """

@@ -1,8 +1,8 @@
 """A safetensors file into a module, strictly.
 
-The module is built on the meta device, so nothing is allocated twice, and the file's tensors are assigned to it. Every
-name and shape is compared first, and afterwards nothing may be left on meta: a file that does not fit is refused with
-the names that do not.
+The module is built on the meta device, so nothing is allocated twice, and the file's tensors are assigned to
+it. Every name and shape is compared first, and afterwards nothing may be left on meta: a file that does not
+fit is refused with the names that do not.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ SHOWN = 3
 def load_module(
     build: Callable[[], Module], path: Path, *, dtype: torch.dtype, device: str = "cpu"
 ) -> Module:
-    """`build()` with the weights of `path`, every floating tensor in `dtype` on `device`, in eval mode, without gradients.
+    """`build()` with the weights of `path` in `dtype` on `device`, in eval mode and without gradients.
 
     Raises ValueError naming the first keys that are missing, unexpected, misshaped or left without a value.
     """
@@ -42,7 +42,7 @@ def on_meta(build: Callable[[], Module]) -> Module:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file, from its header alone. Raises ValueError if it is no such file."""
+    """Names and shapes in a safetensors file, from its header. Raises ValueError if it is no such file."""
     if not path.is_file():
         raise ValueError(f"There is no file of weights at {path}.")
     try:

@@ -5,9 +5,9 @@ with Engine.open("builtin") as engine:
     result.save("out.mp4")
 """
 
-from pasdedeux.engine.engine import Engine, Event, Prepared, check_video_name
+from pasdedeux.engine.engine import Engine, Event, Prepared, Watched, check_video_name
 from pasdedeux.engine.job import MODES, Job, Result, parse_size, puppet_seed
-from pasdedeux.engine.model import BUILTIN, Model, count, model_folder, on_device, open_model
+from pasdedeux.engine.model import BUILTIN, Model, checked_device, count, model_folder, on_device, open_model
 from pasdedeux.engine.previews import Preview
 from pasdedeux.engine.report import Report, StepRecord, versions
 from pasdedeux.engine.settings import Settings, settle
@@ -27,8 +27,10 @@ __all__ = [
     "Result",
     "Settings",
     "StepRecord",
+    "Watched",
     "cast",
     "check_video_name",
+    "checked_device",
     "count",
     "model_folder",
     "on_device",

@@ -1,6 +1,7 @@
 """The one door for programs: open a model, run jobs, get frames and a report.
 
-Frames leave as they are made: `animate_to` hands each straight to the video file, `run` keeps them for `Result.save`.
+Frames leave as they are made: `animate_to` hands each straight to the video file, `run` keeps them for
+`Result.save`.
 """
 
 from collections.abc import Callable
@@ -35,6 +36,14 @@ from pasdedeux.engine.staging import DeviceStage, set_up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Watched:
+    """The performer was looked for in `frame` (from 1) of about `frames` of the driver's video."""
+
+    frame: int
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
     """Character and performance are read, conditions drawn: denoising begins."""
 
@@ -44,7 +53,9 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-Event = Prepared | Denoised | Ready
+STAGES = ("open", "prepare", "denoise", "decode", "write")
+
+Event = Watched | Prepared | Denoised | Ready
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], bool]
 
@@ -105,7 +116,7 @@ class Engine:
 
     @classmethod
     def open(cls, model: str | Path = BUILTIN, device: str | None = None) -> Self:
-        """Load "builtin" or a model folder; `device` None takes CUDA where there is one. Raises ValueError."""
+        """Load "builtin" or a model folder; `device` None takes CUDA where it is. Raises ValueError."""
         began = perf_counter()
         return cls(open_model(str(model), device), perf_counter() - began)
 
@@ -133,10 +144,10 @@ class Engine:
     ) -> Result:
         """Make a clip and keep it in memory; `previews` keeps a few of its stages as well.
 
-        `stop` is asked before every step, and Stopped is raised when it says so. Raises ValueError for a job that
-        cannot be done.
+        `stop` is asked before every step, and Stopped is raised when it says so. Raises ValueError for a job
+        that cannot be done.
         """
-        ready, kept, pictures = self._rehearse(job), Kept(), Previews(wanted=previews)
+        ready, kept, pictures = self._rehearse(job, on_event), Kept(), Previews(wanted=previews)
         report = self._perform(ready, kept, on_event, stop, pictures)
         performance = ready.cast.performance
         return Result(
@@ -158,26 +169,26 @@ class Engine:
         *,
         previews: bool = False,
     ) -> tuple[Report, tuple[Preview, ...]]:
-        """Make a clip straight into a video file, so that a long one never piles up in memory; raises as `run`.
+        """Make a clip straight into a video file, so that frames never pile up in memory; raises as `run`.
 
         Nothing is left under `path` unless the whole clip was made.
         """
         check_video_name(Path(path))
-        ready, pictures = self._rehearse(job), Previews(wanted=previews)
+        ready, pictures = self._rehearse(job, on_event), Previews(wanted=previews)
         settings, performance = ready.settings, ready.cast.performance
         sound = (performance.audio, performance.audio_start)
         with VideoWriter(Path(path), settings.fps, settings.size, *sound, _metadata(job)) as video:
             report = self._perform(ready, video, on_event, stop, pictures)
         return report, pictures.taken()
 
-    def _rehearse(self, job: Job) -> Rehearsed:
+    def _rehearse(self, job: Job, on_event: OnEvent | None) -> Rehearsed:
         began, model = perf_counter(), self.model
         if job.model is not None and model_folder(job.model) != model_folder(model.name):
             raise ValueError(
                 f'The job asks for the model "{job.model}", but the engine holds "{model.name}".'
             )
         settings = settle(job, model.manifest)
-        found = cast(job, settings)
+        found = cast(job, settings, None if on_event is None else _watching(on_event))
         stage = set_up(found, job.mode, model)
         return Rehearsed(job=job, settings=settings, cast=found, stage=stage, seconds=perf_counter() - began)
 
@@ -187,7 +198,7 @@ class Engine:
         model, tell = self.model, on_event or (lambda event: None)
         device_peak_reset(model.device)
         tell(_prepared(ready))
-        seconds = dict.fromkeys(("open", "prepare", "denoise", "decode", "write"), 0.0)
+        seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         seconds |= {"open": self._opening, "prepare": ready.seconds}
         watch, steps = Stopwatch(seconds), []
         experts, sampling = model.expert_set(ready.settings.handoff), ready.settings.sampling()
@@ -214,6 +225,10 @@ def check_video_name(path: Path) -> None:
     check_writable(path)
 
 
+def _watching(on_event: OnEvent) -> Callable[[int, int], None]:
+    return lambda frame, frames: on_event(Watched(frame=frame, frames=frames))
+
+
 def _prepared(ready: Rehearsed) -> Prepared:
     settings, frames = ready.settings, ready.stage.frames
     segments = len(plan(frames, settings.length, settings.overlap))
@@ -228,6 +243,7 @@ def _report(
         job=asdict(ready.job),
         settings={
             **asdict(ready.settings),
+            "size": list(ready.settings.size),
             "handoff": list(ready.settings.handoff.bounds),
             "frames": told.frames,
         },

@@ -27,10 +27,10 @@ class Job:
     """One clip to make.
 
     character: a picture, or "puppet:SEED"; driver: a video, or "puppet:SEED"; None is a built-in puppet. mode
-    "animate" keeps the character's own place, "replace" puts the character into the driver's. size is "WxH" in pixels.
-    frames is a puppet's length, and the most that is taken of a video. handoff is "auto", a sigma ("0.6") or a
-    signal-to-noise ratio ("snr:0.1"); where a model has several handoffs, with commas. model is "builtin" or a folder.
-    Raises ValueError where a value is of no use.
+    "animate" keeps the character's own place, "replace" puts the character into the driver's. size is "WxH"
+    in pixels. frames is a puppet's length, and the most that is taken of a video. handoff is "auto", a sigma
+    ("0.6") or a signal-to-noise ratio ("snr:0.1"); where a model has several handoffs, with commas. model is
+    "builtin" or a folder. Raises ValueError where a value is of no use.
     """
 
     character: str | None = None
@@ -127,7 +127,7 @@ class Result:
     metadata: dict[str, str]
 
     def save(self, path: str | Path) -> None:
-        """Write a video with the driver's sound; it appears under its name only when whole. Raises InputError."""
+        """Write a video with the driver's sound; it takes its name only when whole. Raises InputError."""
         size = (self.frames.shape[2], self.frames.shape[1])
         with VideoWriter(Path(path), self.fps, size, self.audio, self.audio_start, self.metadata) as video:
             for frame in self.frames:
@@ -143,7 +143,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def puppet_seed(source: str | None) -> int | None:
-    """The seed in "puppet:SEED", or None where `source` is something else. Raises ValueError for a bad seed."""
+    """The seed in "puppet:SEED", None where `source` is something else. Raises ValueError for a bad seed."""
     if source is None or not source.startswith(PUPPET):
         return None
     seed = source.removeprefix(PUPPET)

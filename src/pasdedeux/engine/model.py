@@ -1,4 +1,4 @@
-"""A model that is loaded and ready: experts on their device, the codec beside the pictures, and the manifest."""
+"""A model that is loaded and ready: experts on their device, the codec with the pictures, the manifest."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,8 +44,8 @@ class Model:
 
 
 def open_model(name: str = BUILTIN, device: str | None = None) -> Model:
-    """Load "builtin" or a folder; `device` None takes CUDA where there is one. Raises ValueError if it does not fit."""
-    folder, device = model_folder(name), device or default_device()
+    """Load "builtin" or a folder; `device` None takes CUDA where it is. Raises ValueError if unfit."""
+    folder, device = model_folder(name), checked_device(device or default_device())
     manifest = read_manifest(folder)
     experts = tuple(load_expert(folder, manifest, expert, device) for expert in manifest.experts)
     return Model(
@@ -67,13 +67,23 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def checked_device(name: str) -> str:
+    """The same name. Raises ValueError if this machine has no such device."""
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if name not in there:
+        raise ValueError(f'The device is "{name}"; on this machine it must be {" or ".join(there)}.')
+    return name
+
+
 def count(module: nn.Module) -> int:
     """Parameters of a module."""
     return sum(p.numel() for p in module.parameters())
 
 
 def on_device(model: DuetTransformer, device: str) -> Denoiser:
-    """The model as a denoiser of latents that live elsewhere: a latent is small, so it travels at every step."""
+    """The model as a denoiser of latents that live elsewhere and, being small, travel at every step."""
     inner = denoiser(model)
 
     def velocity(x: Tensor, sigma: Tensor, cond: DuetPrompt, /) -> Tensor:

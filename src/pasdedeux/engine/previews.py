@@ -1,4 +1,4 @@
-"""What the picture looked like on its way: a few x_0 estimates of the first segment, decoded to one frame each."""
+"""What the picture looked like on its way: x_0 estimates of the first segment, decoded to one frame each."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from pasdedeux.denoise import Step
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Preview:
-    """The clean picture [H, W, 3] that step `i` predicted at noise level sigma, and whose prediction it was."""
+    """The clean picture [H, W, 3] that step `i` predicted at noise level sigma, and by which expert."""
 
     i: int
     sigma: float
@@ -47,7 +47,8 @@ class Previews:
 
 
 def middle_frame(latent: Tensor, stage: Stage) -> Bytes:
-    """The last frame of the middle latent frame of [1, C, F, h, w]; a causal decoder needs the one before it, no more."""
+    """The last frame of the middle latent frame of [1, C, F, h, w]."""
+    # A causal decoder needs the latent frame before it, and no more.
     middle = latent.shape[2] // 2
     chunks = list(stage.decode(latent[:, :, max(middle - 1, 0) : middle + 1]))
     return chunks[-1][-1]

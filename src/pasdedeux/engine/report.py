@@ -1,4 +1,4 @@
-"""What was done: every step's noise level and expert, where the seconds went, and what it took. JSON both ways."""
+"""What was done: every step's noise level and expert, seconds by stage, peak bytes. JSON both ways."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,9 +45,9 @@ class StepRecord:
 class Report:
     """A finished clip's record.
 
-    job is what was asked; settings what that came to. handoffs are the numbers of the steps at which a next expert
-    began, the same in every segment. Bytes are peaks: the process's resident memory, and the accelerator's (None
-    without one). seconds are by stage: open, prepare, denoise, decode, write.
+    job is what was asked; settings what that came to. handoffs are the numbers of the steps at which a next
+    expert began, the same in every segment. Bytes are peaks: the process's resident memory, and the
+    accelerator's (None without one). seconds are by stage: open, prepare, denoise, decode, write.
     """
 
     job: dict[str, Any]
@@ -79,10 +80,8 @@ class Report:
             raise ValueError("The text is not a report of pasdedeux.")
         try:
             steps = tuple(StepRecord(**step) for step in record.pop("steps"))
-            lists = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
-            }
-            return cls(steps=steps, **lists)
+            lists = {name: tuple(record.pop(name)) for name in ("experts", "handoffs", "notes")}
+            return cls(steps=steps, **lists, **record)
         except (KeyError, TypeError) as error:
             raise ValueError(f"The report is not whole: {error}.") from error
 
@@ -90,7 +89,7 @@ class Report:
 def handoff_steps(steps: tuple[StepRecord, ...]) -> tuple[int, ...]:
     """Steps of the first segment whose expert is not the one of the step before."""
     first = [step for step in steps if step.segment == 0]
-    return tuple(b.i for a, b in zip(first, first[1:], strict=False) if a.expert != b.expert)
+    return tuple(b.i for a, b in pairwise(first) if a.expert != b.expert)
 
 
 def peak_bytes() -> int:

@@ -1,4 +1,4 @@
-"""A job with every question answered: what the user left open is filled in from the model, and the two are compared."""
+"""A job with every question answered: what the user left open is filled in from the model."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ SMALLEST = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """All that decides a clip beside its character and driver; `size` is (width, height), `handoff` is in sigma.
+    """All that decides a clip beside character and driver; `size` is (width, height), `handoff` in sigma.
 
     frames is None where a video's own length decides.
     """
@@ -45,7 +45,7 @@ class Settings:
 
 
 def settle(job: Job, manifest: Manifest) -> Settings:
-    """The job's settings, or the manifest's where the job has none. Raises ValueError where they do not fit."""
+    """The job's settings, or the manifest's where the job has none. Raises ValueError if they do not fit."""
     size = parse_size(job.size) if job.size else manifest.size
     return Settings(
         mode=job.mode,
@@ -63,12 +63,12 @@ def settle(job: Job, manifest: Manifest) -> Settings:
 
 
 def on_grid(size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
-    """The same size. Raises ValueError, with the nearest that fits, where it is too small or not a multiple of `grid`."""
+    """The same size. Raises ValueError with the nearest that fits if it is too small or off the grid."""
     nearest = tuple(max(step * round(side / step), SMALLEST) for side, step in zip(size, grid, strict=True))
     if size != nearest:
         raise ValueError(
-            f"The size is {size[0]}x{size[1]}; width and height must be multiples of {grid[0]} and {grid[1]} and at "
-            f"least {SMALLEST}, so the nearest that fits is {nearest[0]}x{nearest[1]}."
+            f"The size is {size[0]}x{size[1]}; its sides must be multiples of {grid[0]} and {grid[1]}, "
+            f"{SMALLEST} or more, so the nearest that fits is {nearest[0]}x{nearest[1]}."
         )
     return size
 

@@ -1,13 +1,12 @@
 """Where a character and a performance come from: a picture, a video, or a puppet drawn from a seed.
 
-Whatever the source, the result has the job's size: pictures keep their shape and are padded with the colours at their
-edge. A puppet, and a picture that was written by `pasdedeux character new`, brings exact keypoints; any other picture
-and every video goes through the detectors, which are an extra to install.
+Whatever the source, the result has the job's size: pictures keep their shape and are padded with the colours
+at their edge. A puppet, and a picture that was written by `pasdedeux character new`, brings exact keypoints;
+any other picture and every video goes through the detectors, which are an extra to install.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasdedeux.animate.images import embedded_character, fit_points, letterbox, load_image
-from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
-from pasdedeux.animate.video import probe
+from pasdedeux.animate.inputs import CharacterImage, Keypoints, Performance
+from pasdedeux.animate.preprocess.detect import detect_character, detect_performance
 from pasdedeux.engine.job import Job, puppet_seed
 from pasdedeux.engine.settings import PUPPET_FRAMES, Settings
 from pasdedeux.puppets import Character, Choreography, Clip, Light, Place, render, render_still
 
 Bytes = NDArray[np.uint8]
+OnFrame = Callable[[int, int], None]
 DEFAULT_CHARACTER, DEFAULT_DRIVER = "puppet:7", "puppet:8"
 
 
@@ -34,10 +34,10 @@ class Cast:
     notes: tuple[str, ...] = ()
 
 
-def cast(job: Job, settings: Settings) -> Cast:
-    """Read or draw both. Raises ValueError (InputError) in one sentence where a source cannot be used."""
+def cast(job: Job, settings: Settings, on_frame: OnFrame | None = None) -> Cast:
+    """Read or draw both. `on_frame` is told (frame, frames) while a video is watched. Raises InputError."""
     character, notes = find_character(job.character or DEFAULT_CHARACTER, settings.size)
-    performance = find_performance(job.driver or DEFAULT_DRIVER, settings)
+    performance = find_performance(job.driver or DEFAULT_DRIVER, settings, on_frame)
     return Cast(character=character, performance=performance, notes=notes)
 
 
@@ -49,18 +49,18 @@ def find_character(source: str, size: tuple[int, int]) -> tuple[CharacterImage, 
     loaded = load_image(Path(source))
     character = embedded_character(loaded)
     if character is None:
-        character = detected_character(loaded.image)
-    if loaded.alpha is not None:
-        character = replace(character, mask=np.minimum(character.mask, loaded.alpha))
+        character = detect_character(loaded.image, alpha=loaded.alpha, name=source)
     return fit(character, size), tuple(f"{source}: {note}" for note in loaded.notes)
 
 
-def find_performance(source: str, settings: Settings) -> Performance:
+def find_performance(source: str, settings: Settings, on_frame: OnFrame | None = None) -> Performance:
     """The performance of a video file or "puppet:SEED"; of a video, `settings.frames` at most."""
     seed = puppet_seed(source)
     if seed is not None:
         return puppet_performance(seed, settings)
-    return first_frames(detected_performance(Path(source), settings), settings.frames)
+    return detect_performance(
+        Path(source), settings.fps, settings.size, max_frames=settings.frames, on_frame=on_frame
+    )
 
 
 def puppet_character(seed: int, size: tuple[int, int]) -> CharacterImage:
@@ -86,15 +86,6 @@ def joints(clip: Clip) -> Keypoints:
     return Keypoints(body=clip.body, hands=clip.hands, face=clip.face, size=(width, height))
 
 
-def first_frames(performance: Performance, most: int | None) -> Performance:
-    """The performance, cut to at most `most` frames."""
-    if most is None or most >= len(performance.keypoints):
-        return performance
-    frames = None if performance.frames is None else performance.frames[:most]
-    mask = None if performance.mask is None else performance.mask[:most]
-    return replace(performance, keypoints=performance.keypoints[:most], frames=frames, mask=mask)
-
-
 def fit(character: CharacterImage, size: tuple[int, int]) -> CharacterImage:
     """The character in a picture of `size`, as large as fits, padded with the colours at the edge."""
     if character.keypoints.size == size:
@@ -116,31 +107,3 @@ def padded(image: Bytes, size: tuple[int, int]) -> Bytes:
     inner = canvas[place.top : place.top + height, place.left : place.left + width]
     margins = (place.top, size[1] - height - place.top, place.left, size[0] - width - place.left)
     return cv2.copyMakeBorder(inner, *margins, cv2.BORDER_REPLICATE).astype(np.uint8)
-
-
-def detected_character(image: Bytes) -> CharacterImage:
-    """The person in a picture. Raises InputError if nobody is found or the detectors are not installed."""
-    with detectors():
-        from pasdedeux.animate.preprocess.detect import detect_character
-
-        return detect_character(image)
-
-
-def detected_performance(path: Path, settings: Settings) -> Performance:
-    """The person in a video, sampled at the job's rate. Raises InputError as `detected_character` does."""
-    probe(path)
-    with detectors():
-        from pasdedeux.animate.preprocess.detect import detect_performance
-
-        return detect_performance(path, settings.fps, settings.size)
-
-
-@contextmanager
-def detectors() -> Iterator[None]:
-    """Say what to install where the detectors' extra is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"Finding people in pictures needs {error.name}, which is not installed: pip install 'pasdedeux[people]'."
-        ) from error

@@ -1,4 +1,4 @@
-"""A cast set up for the model: the performance in the character's proportions, in the place the mode asks for."""
+"""A cast set up for the model: the performance in the character's proportions, in the mode's place."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ SEEN = 0.3
 
 
 class DeviceStage:
-    """A stage whose conditions are moved to the experts' device, once per segment; pictures stay where they are."""
+    """A stage whose conditions are moved to the experts' device, once per segment; pictures stay."""
 
     def __init__(self, stage: DuetStage, device: str) -> None:
         self._stage, self._device = stage, device
@@ -86,7 +86,7 @@ def in_place(points: Keypoints, performer: Keypoints) -> Keypoints:
 
 
 def tallness(points: Keypoints) -> float:
-    """Height in pixels from the lower ankle to the nose where the figure stands tallest; else the torso's length."""
+    """Pixels from the lower ankle to the nose where the figure stands tallest; else the torso's length."""
     body = points.body
     seen = (body[:, (NOSE, *ANKLES), 2] >= SEEN).all(axis=1)
     if not seen.any():

@@ -105,7 +105,7 @@ class PatchCodec(nn.Module):
         return self.config.channels
 
     def patches(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, T, H, W] to the first frame's patches [B, 1, h, w, P1] and the later ones [B, F-1, h, w, P].
+        """[B, c, T, H, W] to the first frame's patches [B, 1, h, w, P1] and the later ones [B, F-1, h, w, P].
 
         Raises ValueError unless T = 1 + 4k and H and W are multiples of 8.
         """

@@ -3,9 +3,9 @@
 Like Wan-Animate it takes noisy video latents, a reference of the character, a skeleton drawing and a face, and gives a
 velocity. It differs where small size asks for it. Conditions come as planes of pixels in the output's own frame and
 enter through one convolutional stem, which runs once per segment. Attention is within one latent frame (its queries
-also see the reference) and, in every second block, along time at one place. The network predicts clean latents as a
-correction of `base`, the latents of a rough composite, with the preconditioning of Karras et al. 2022 (EDM, table 1)
-carried over to rectified flow; the velocity follows from that.
+also see the reference) or, in every second block, along time at one place. The network predicts clean latents as a
+correction of `base`, the latents of a rough composite, so that it starts from that composite and never from static;
+the velocity follows from them.
 
 Axes: B batch, T frames, F latent frames, H W pixels, h w latent rows and columns, L = h*w tokens of one frame,
 C latent channels, D width, N heads.
@@ -24,6 +24,9 @@ PLANES = SCENE + CARRIED + POSE + FACE
 """Condition planes per frame: scene RGB and its hole, carried RGBA, skeleton RGB, face RGB."""
 REFERENCE = 4 + POSE + FACE
 """Reference planes: RGB and mask, skeleton RGB, face RGB."""
+
+FAR, NEAR, TOUCHED = 0, 1, 2
+"""Regions of a picture: far from anything that is carried or filled in; near it, where a shadow may fall; on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,13 +49,14 @@ class DuetInputs:
 
     `planes` [B, 14, T, H, W] and `reference` [B, 10, H, W] in [-1, 1] or [0, 1] as drawn; `base` [B, C, F, h, w]
     latents of the rough composite, with true latents where `known` [B, 1, F, 1, 1] is 1 (frames handed over from the
-    segment before).
+    segment before). `region` [B, F, h, w] says how far each latent may be from its base (`FAR`, `NEAR`, `TOUCHED`).
     """
 
     planes: Tensor
     reference: Tensor
     base: Tensor
     known: Tensor
+    region: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,7 @@ class DuetCondition:
     """Per spatial block, keys and values [B, N, L, D/N] of the reference."""
     base: Tensor
     known: Tensor
+    region: Tensor
     space: Tensor
     """[2, L, D/N] cosines and sines of the place of each token."""
     time: Tensor
@@ -140,17 +145,48 @@ class Attention(nn.Module):
         return self.o(rearrange(functional.scaled_dot_product_attention(q, k, v), "B N L d -> B L (N d)"))
 
 
+class Neighbours(nn.Module):
+    """A feed-forward whose first layer sees a token's eight neighbours: a figure's edge seldom ends at a token's."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.near = nn.Conv2d(dim, dim, 3, padding=1)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, rows: int) -> Tensor:
+        """[B, F, L, D] with L in `rows` rows to the same."""
+        batch = x.shape[0]
+        picture = rearrange(x, "B F (h w) D -> (B F) D h w", h=rows).contiguous(memory_format=torch.channels_last)
+        near = functional.gelu(self.near(picture), approximate="tanh")
+        return self.out(rearrange(near, "(B F) D h w -> B F (h w) D", B=batch))
+
+
+class FeedForward(nn.Module):
+    """The usual feed-forward, token by token."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.inlet = nn.Linear(dim, width)
+        self.out = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, _rows: int) -> Tensor:
+        """[B, F, L, D] to the same."""
+        return self.out(functional.gelu(self.inlet(x), approximate="tanh"))
+
+
 class Block(nn.Module):
-    """Attention and feed-forward, each scaled, shifted and gated by the noise level, as in Wan's block."""
+    """Attention and feed-forward, each scaled, shifted and gated by the noise level, as in Wan's block.
+
+    Spatial blocks attend within a latent frame; the others attend along time, and look at neighbours as they feed
+    forward.
+    """
 
     def __init__(self, config: DuetConfig, spatial: bool) -> None:
         super().__init__()
         self.spatial = spatial
         self.modulation = nn.Parameter(torch.randn(6, config.dim) / config.dim**0.5)
         self.self_attn = Attention(config.dim, config.heads)
-        self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn), nn.GELU(approximate="tanh"), nn.Linear(config.ffn, config.dim)
-        )
+        self.ffn = FeedForward(config.dim, config.ffn) if spatial else Neighbours(config.dim)
 
     def attend(self, x: Tensor, cond: DuetCondition, more: tuple[Tensor, Tensor] | None) -> Tensor:
         """Attention of [B, F, L, D] tokens within each frame, or along time at each place."""
@@ -166,13 +202,14 @@ class Block(nn.Module):
         """[B, F, L, D] tokens at `level` [B, 6, D] to the same."""
         shift, scale, gate, shift2, scale2, gate2 = (level + self.modulation)[:, :, None, None].unbind(1)
         x = x + gate * self.attend(normalise(x) * (1 + scale) + shift, cond, more)
-        return x + gate2 * self.ffn(normalise(x) * (1 + scale2) + shift2)
+        return x + gate2 * self.ffn(normalise(x) * (1 + scale2) + shift2, cond.base.shape[3])
 
 
 class DuetTransformer(nn.Module):
     """One expert of the built-in pair. `prepare` once per segment, then call with (x, sigma, cond) at every step.
 
-    The buffer `spread` [C] is the standard deviation of clean latents around `base`, measured from data.
+    The buffer `spread` [3, C] is the standard deviation of clean latents around `base` in each region, measured from
+    data: what the composite gets right from the start costs the network nothing.
     """
 
     spread: Tensor
@@ -181,7 +218,7 @@ class DuetTransformer(nn.Module):
         super().__init__()
         self.config = config
         c, d = config.channels, config.dim
-        self.register_buffer("spread", torch.ones(c))
+        self.register_buffer("spread", torch.ones(3, c))
         self.patch_embedding = nn.Linear(c, d)
         self.base_embedding = nn.Linear(c + 1, d)
         self.condition_stem = Stem(PLANES, config.stem)
@@ -239,6 +276,7 @@ class DuetTransformer(nn.Module):
             keys=keys,
             base=inputs.base.to(dtype),
             known=inputs.known.to(dtype),
+            region=inputs.region.long(),
             space=space,
             time=time,
         )
@@ -261,24 +299,20 @@ class DuetTransformer(nn.Module):
         """Gates start open at 0.3: with a zero head that still begins at the identity, and learns sooner."""
         return torch.tensor([0, 0, 0.3, 0, 0, 0.3], dtype=level.dtype, device=level.device)[:, None]
 
-    def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_in, c_skip, c_out [B, C, 1, 1, 1] for a residual of deviation s seen as (1-σ)·r + σ·ε.
-
-        EDM's table 1 with signal scale 1-σ: c_in = 1/√((1-σ)²s² + σ²), c_skip = (1-σ)s²·c_in², c_out = σ·s·c_in.
-        """
-        sigma = sigma.float()[:, None, None, None, None]
-        s = self.spread.float()[None, :, None, None, None]
-        c_in = ((1 - sigma).square() * s.square() + sigma.square()).rsqrt()
-        return c_in, (1 - sigma) * s.square() * c_in.square(), sigma * s * c_in
+    def deviation(self, region: Tensor) -> Tensor:
+        """[B, F, h, w] regions to the expected deviation from base [B, C, F, h, w], float32."""
+        return rearrange(self.spread.float()[region], "B F h w C -> B C F h w")
 
     def predict(self, x: Tensor, sigma: Tensor, cond: DuetCondition) -> tuple[Tensor, Tensor]:
-        """Clean latents and the network's raw output for noisy latents `x` float32 at `sigma` [B]."""
-        base = cond.base.float()
-        c_in, c_skip, c_out = self.scales(sigma)
-        residual = x - (1 - sigma.float()[:, None, None, None, None]) * base
-        raw = self.network((c_in * residual).to(cond.tokens.dtype), sigma, cond).float()
-        free = 1 - cond.known.float()
-        return base + free * (c_skip * residual + c_out * raw), raw
+        """Clean latents and the network's raw output for noisy latents `x` float32 at `sigma` [B].
+
+        The network sees the residual r around base as x shows it, (1-σ)·r + σ·ε, scaled to unit variance as by c_in
+        of EDM's table 1, and gives the clean residual in units of its deviation s.
+        """
+        level, base, s = sigma.float()[:, None, None, None, None], cond.base.float(), self.deviation(cond.region)
+        c_in = ((1 - level).square() * s.square() + level.square()).rsqrt()
+        raw = self.network((c_in * (x - (1 - level) * base)).to(cond.tokens.dtype), sigma, cond).float()
+        return base + (1 - cond.known.float()) * s * raw, raw
 
     def forward(self, x: Tensor, sigma: Tensor, cond: DuetCondition) -> Tensor:
         """Velocity v = (x - x_0) / σ, float32 [B, C, F, h, w], of noisy latents at noise levels sigma [B] > 0."""

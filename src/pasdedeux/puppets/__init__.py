@@ -9,6 +9,15 @@ from .poses import Poses
 from .render import Camera, Clip, render, render_still
 
 __all__ = [
-    "ANATOMY", "BODY_NAMES", "Camera", "Character", "Choreography", "Clip", "Light", "Place", "Poses", "render",
+    "ANATOMY",
+    "BODY_NAMES",
+    "Camera",
+    "Character",
+    "Choreography",
+    "Clip",
+    "Light",
+    "Place",
+    "Poses",
+    "render",
     "render_still",
-]  # fmt: skip
+]

@@ -10,8 +10,8 @@ from .shapes import Colour, darker, lighter
 
 KINDS: Final = ("person", "bear", "cat", "bunny", "robot", "alien")
 HAIRSTYLES: Final = (
-    "bald", "buzz", "short", "swept", "bowl", "bob", "long", "ponytail", "pigtails", "bun", "buns", "curly", "afro",
-    "spiky", "mohawk",
+    "bald", "buzz", "short", "swept", "bowl", "bob", "long", "ponytail", "pigtails", "bun", "buns", "curly",
+    "afro", "spiky", "mohawk",
 )  # fmt: skip
 HATS: Final = ("none", "beanie", "cap", "brim", "top", "crown", "party", "bow", "headband")
 PATTERNS: Final = (
@@ -35,7 +35,9 @@ EXTRAS: Final = ("none", "scarf", "bag", "cape", "bowtie", "badge")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Body:
-    """Lengths in units of an average standing height; widths are full widths, head sizes and radii are halves."""
+    """Lengths in units of an average standing height; widths are full widths, head sizes and radii are
+    halves.
+    """
 
     head_height: float
     head_width: float

@@ -1,4 +1,6 @@
-"""Endless performances: layers of moves on jittered timelines, each danced with its own numbers, cross-faded."""
+"""Endless performances: layers of moves on jittered timelines, each danced with its own numbers,
+cross-faded.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +8,12 @@ from typing import Final, Self
 
 import numpy as np
 
-from .moves import LOWER, MOODS, UPPER, Move, Offsets, wobble
+from .gestures import UPPER
+from .moods import MOODS
 from .poses import LAYOUT, Poses
+from .rhythm import Move, Offsets, wobble
 from .shapes import Array
+from .steps import LOWER
 
 FADE: Final = 0.5
 """Seconds from one move to the next."""
@@ -40,8 +45,9 @@ class Choreography:
         return cls(seed=seed)
 
     def poses(self, frames: int, fps: float, start: float = 0.0) -> Poses:
-        """`frames` poses, one every 1 / fps seconds from `start` (seconds). Raises ValueError if fps or frames is not
-        positive, or start is negative."""
+        """`frames` poses, one every 1 / fps seconds from `start` (seconds). Raises ValueError if fps or
+        frames is not positive, or start is negative.
+        """
         if frames < 1 or fps <= 0 or start < 0:
             raise ValueError(
                 f"frames >= 1, fps > 0 and start >= 0 are needed, not {frames}, {fps} and {start}"
@@ -83,7 +89,9 @@ class Choreography:
                 total[name] += value * weight.reshape(-1, *[1] * (value.ndim - 1))
 
     def _turn(self, total: dict[str, Array], t: Array) -> None:
-        """Which way the body faces: mostly towards us, now and then well away; and where on the floor it stands."""
+        """Which way the body faces: mostly towards us, now and then well away; and where on the floor it
+        stands.
+        """
         for index, _, weight in self._segments(t, 10, 3.0):
             rng = self._rng(10, index)
             far = rng.random() < 0.12
@@ -95,12 +103,14 @@ class Choreography:
         total["hands"] += wobble(t, rng, 0.4, 8).reshape(-1, 2, 4) * [0.12, 0.14, 0.15, 0.15]
 
     def _glance(self, total: dict[str, Array], t: Array) -> None:
-        """Head and eyes look around, the head in part against the body's turn; eyes blink, at times only one."""
+        """Head and eyes look around, the head in part against the body's turn; eyes blink, at times only
+        one.
+        """
         for index, begin, weight in self._segments(t, 12, 1.7):
             rng = self._rng(12, index)
             gaze, nod = rng.normal(0, 0.5, 2), rng.normal(0, [0.12, 0.3, 0.1])
             total["eyes"][:, 2:] += weight[:, None] * gaze
-            total["head"] += weight[:, None] * (nod + [-0.1 * gaze[1], 0.25 * gaze[0], 0])
+            total["head"] += weight[:, None] * (nod + np.array([-0.1 * gaze[1], 0.25 * gaze[0], 0]))
             blink = 1.15 * np.exp(-(((t - begin - rng.uniform(0.3, 1.4)) / 0.075) ** 2))
             wink = rng.random()
             total["eyes"][:, 0] += blink * (wink > 0.06)

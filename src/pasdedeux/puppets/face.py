@@ -20,7 +20,10 @@ Curves = Callable[[Array], tuple[Array, Array, Array]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
-    """What is painted on the face, the brows (painted over any fringe), and the 70 labelled points [T, 70, 3] with their visibility."""
+    """What is painted on the face, the brows (painted over any fringe), and the 70 labelled points.
+
+    points [T, 70, 3]: x, y and visibility.
+    """
 
     shapes: list[Shape]
     brows: list[Shape]
@@ -81,7 +84,9 @@ def _cheeks(head: Head, character: Character) -> list[Shape]:
 
 
 def _eye(head: Head, character: Character, poses: Poses, points: Array, side: int) -> list[Shape]:
-    """Subject's right or left eye. s runs from the picture-left corner (0) to the picture-right corner (1)."""
+    """Subject's right or left eye. s runs from the picture-left corner (0) to the picture-right corner
+    (1).
+    """
     face, sign = character.face, SIDES[side]
     shut = np.clip(poses.eyes[:, side].astype(float), 0, 1)[:, None]
     smile = np.clip(poses.mouth[:, 2].astype(float), 0, 1)[:, None]
@@ -95,7 +100,7 @@ def _eye(head: Head, character: Character, poses: Poses, points: Array, side: in
         return low, np.maximum(top + (base - 0.55 * tall * bulge - top) * shut, low), top
 
     s = np.broadcast_to(np.linspace(0, 1, 11), (len(poses), 11))
-    low, lid, top = curves(s)
+    low, lid, _ = curves(s)
     x = middle + wide * (2 * s - 1)
     seen = head.facing(front(middle, face.eye_y))
     outline = front(np.concatenate([x, x[:, ::-1]], 1), np.concatenate([lid, low[:, ::-1]], 1))

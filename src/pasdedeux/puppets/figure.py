@@ -1,19 +1,22 @@
-"""A whole puppet over time: every body part as shapes, sorted into groups by depth, and all labelled points."""
+"""A whole puppet over time: every body part as shapes, sorted into groups by depth, and all labelled
+points.
+"""
 
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from . import clothes
+from . import clothes, limbs
 from . import head as heads
 from .anatomy import BODY, SIDES
 from .character import Character
 from .face import Features, features, glasses
-from .hair import headwear
+from .headwear import headwear
 from .poses import Poses
 from .shapes import Array, Group, Ink, solid
 from .skeleton import Joints, solve
+from .trunk import make_trunk
 
 OUTLINE: Final = 0.0062
 """Width of every outline, in units of an average standing height."""
@@ -21,7 +24,9 @@ OUTLINE: Final = 0.0062
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """groups: what to draw. body [T, 20, 3], hands [T, 2, 21, 3], face [T, 70, 3]: world x, y and confidence."""
+    """groups: what to draw. body [T, 20, 3], hands [T, 2, 21, 3], face [T, 70, 3]: world x, y and
+    confidence.
+    """
 
     groups: list[Group]
     body: Array
@@ -48,17 +53,17 @@ def _limbs(joints: Joints, character: Character, ink: Ink) -> list[Group]:
     groups = []
     for side in (0, 1):
         reach = (joints.knee[:, side, 2] + joints.ankle[:, side, 2]) / 2 - joints.hip[:, :, 2].mean(1)
-        groups.append(Group(depth=reach - covered, shapes=clothes.leg(joints, character, side, ink)))
+        groups.append(Group(depth=reach - covered, shapes=limbs.leg(joints, character, side, ink)))
         swing = 0.3 * joints.shoulder[:, side] + 0.3 * joints.elbow[:, side] + 0.4 * joints.wrist[:, side]
         depth = swing[:, 2] - joints.neck[:, 2] + 0.04
-        shapes = clothes.arm(joints, character, side, ink)
+        shapes = limbs.arm(joints, character, side, ink)
         groups.append(Group(depth=depth + np.where(depth > 0, 0.05, 0), shapes=shapes))
     return groups
 
 
 def _middle(joints: Joints, head: heads.Head, character: Character, face: Features, ink: Ink) -> list[Group]:
     """Trunk, head, and what hangs behind them (in front of them when the character shows its back)."""
-    trunk, zero = clothes.make_trunk(joints, character), np.zeros(len(joints.neck))
+    trunk, zero = make_trunk(joints, character), np.zeros(len(joints.neck))
     wear = headwear(head, character, ink)
     skull = solid(head.outline(), character.skin, ink, low=0.35)
     shapes = [

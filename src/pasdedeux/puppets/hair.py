@@ -1,6 +1,5 @@
-"""Hair, ears and hats: what surrounds the face, split into what lies behind the head and what lies on it."""
+"""Hair, beards and ears: what surrounds the face."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from .anatomy import SIDES
 from .character import Character
 from .head import Head, front
-from .shapes import Array, Colour, Ink, Shape, capsule, darker, disc, grow, lighter, lit, solid
+from .shapes import Array, Colour, Ink, Shape, capsule, darker, disc, lighter, solid
 
 MANES: Final = {"bob": (0.75, 1.15), "long": (1.5, 1.16)}
 CURLS: Final = tuple(
@@ -16,38 +15,7 @@ CURLS: Final = tuple(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Headwear:
-    """mane: hair that hangs behind the body; behind: before the head; beard: before the
-    features of the face; over: after them; hat: over the brows."""
-
-    mane: list[Shape]
-    behind: list[Shape]
-    beard: list[Shape]
-    over: list[Shape]
-    hat: list[Shape]
-
-
-def headwear(head: Head, character: Character, ink: Ink) -> Headwear:
-    """Everything on the head but the face."""
-    behind = _ears(head, character, ink, near=False)
-    over = _caps(head, character, ink)
-    for place, radius, colour in _blobs(character):
-        rear, near = _blob(head, np.array(place), radius, colour, ink)
-        behind += rear
-        over += near
-    behind += _spikes(head, character, ink)
-    over += _ears(head, character, ink, near=True)
-    return Headwear(
-        mane=_mane(head, character, ink),
-        behind=behind,
-        beard=_beard(head, character),
-        over=over,
-        hat=_hat(head, character, ink),
-    )
-
-
-def _cap(
+def cap(
     head: Head, axis: tuple[float, float, float], cut: float, radius: float, colour: Colour, ink: Ink
 ) -> list[Shape]:
     """A piece of the ball, outlined; its shine is the smaller cap inside it."""
@@ -63,7 +31,7 @@ def _cap(
     ]
 
 
-def _caps(head: Head, character: Character, ink: Ink) -> list[Shape]:
+def hair_caps(head: Head, character: Character, ink: Ink) -> list[Shape]:
     style, colour, fringe = character.hair, character.hair_colour, character.fringe
     if style == "bald":
         return []
@@ -83,14 +51,14 @@ def _caps(head: Head, character: Character, ink: Ink) -> list[Shape]:
         caps = []
     shapes: list[Shape] = []
     for axis, cut, size in caps:
-        shapes += _cap(head, axis, cut, size, colour, ink)
+        shapes += cap(head, axis, cut, size, colour, ink)
     return [
         *[s for s in shapes if s.colour == darker(colour)],
         *[s for s in shapes if s.colour != darker(colour)],
     ]
 
 
-def _beard(head: Head, character: Character) -> list[Shape]:
+def beard_shapes(head: Head, character: Character) -> list[Shape]:
     if not character.beard:
         return []
     x = np.linspace(-1, 1, 13)
@@ -102,7 +70,7 @@ def _beard(head: Head, character: Character) -> list[Shape]:
     return [Shape(points=points, colour=character.hair_colour, visible=head.facing(front(0.0, -0.5), 0.0))]
 
 
-def _blobs(character: Character) -> list[tuple[tuple[float, float, float], float, Colour]]:
+def balls(character: Character) -> list[tuple[tuple[float, float, float], float, Colour]]:
     """Balls of hair, bear ears, pompoms: place on the unit head, radius, colour."""
     style, colour, length = character.hair, character.hair_colour, character.hair_length
     blobs: list[tuple[tuple[float, float, float], float, Colour]] = []
@@ -129,7 +97,7 @@ def _blobs(character: Character) -> list[tuple[tuple[float, float, float], float
     return blobs
 
 
-def _blob(
+def ball_shapes(
     head: Head, place: Array, radius: float, colour: Colour, ink: Ink
 ) -> tuple[list[Shape], list[Shape]]:
     points = disc(head.place(place[None], wrap=False), radius * head.body.head_height, 14)
@@ -137,7 +105,7 @@ def _blob(
     return solid(points, colour, ink, ~near), solid(points, colour, ink, near)
 
 
-def _spikes(head: Head, character: Character, ink: Ink) -> list[Shape]:
+def spike_shapes(head: Head, character: Character, ink: Ink) -> list[Shape]:
     """Pointed things that stick out behind the head: spiky hair, mohawk, cat and bunny ears, antennas."""
     shapes: list[Shape] = []
     if character.hair in ("spiky", "mohawk"):
@@ -151,29 +119,29 @@ def _spikes(head: Head, character: Character, ink: Ink) -> list[Shape]:
             x, y = np.cos(angle), np.sin(angle)
             z = 0.0 if not flat else 2.2 * x
             foot = np.array([[0.9 * x * (not flat), 0.8 * y, 0.6 * z]])
-            shapes += _spike(head, foot, foot * (1.75 if flat else 1.5), 0.3, character.hair_colour, ink)
+            shapes += spike(head, foot, foot * (1.75 if flat else 1.5), 0.3, character.hair_colour, ink)
     for side in SIDES if character.kind in ("cat", "bunny") else ():
         tall = 1.55 if character.kind == "cat" else 2.0
         foot = np.array([[side * 0.55, 0.72, 0.0]])
         tip = foot * np.array([1.15 if character.kind == "cat" else 0.9, tall, 1])
         round_tip = 0.05 if character.kind == "cat" else 0.17
-        shapes += _spike(
+        shapes += spike(
             head, foot, tip, 0.3 if character.kind == "cat" else 0.2, character.skin, ink, round_tip
         )
-        shapes += _spike(
+        shapes += spike(
             head, foot, 0.2 * foot + 0.8 * tip, 0.14, lighter(character.skin, 0.45), ink, 0.5 * round_tip
         )[1:2]
     if character.kind in ("robot", "alien"):
         for side in SIDES if character.kind == "alien" else (0.0,):
             foot, tip = np.array([[side * 0.3, 0.85, 0.0]]), np.array([[side * 0.55, 1.5, 0.0]])
-            shapes += _spike(head, foot, tip, 0.05, darker(character.skin, 0.4), ink, 0.05)
+            shapes += spike(head, foot, tip, 0.05, darker(character.skin, 0.4), ink, 0.05)
             shapes += solid(
                 disc(head.place(tip, wrap=False), 0.14 * head.body.head_height), (0.95, 0.4, 0.3), ink
             )
     return shapes
 
 
-def _spike(
+def spike(
     head: Head, foot: Array, tip: Array, wide: float, colour: Colour, ink: Ink, blunt: float = 0.02
 ) -> list[Shape]:
     p, q = head.place(foot, wrap=False)[:, 0], head.place(tip, wrap=False)[:, 0]
@@ -184,7 +152,7 @@ def _spike(
     ]
 
 
-def _ears(head: Head, character: Character, ink: Ink, near: bool) -> list[Shape]:
+def ear_shapes(head: Head, character: Character, ink: Ink, near: bool) -> list[Shape]:
     if character.kind in ("bear", "cat", "bunny"):
         return []
     shapes, size = [], character.face.ear
@@ -204,7 +172,7 @@ def _inner(points: Array) -> Array:
     return middle + 0.5 * (points - middle)
 
 
-def _mane(head: Head, character: Character, ink: Ink) -> list[Shape]:
+def mane_shapes(head: Head, character: Character, ink: Ink) -> list[Shape]:
     if character.hair not in MANES:
         return []
     length, wide = MANES[character.hair]
@@ -215,111 +183,3 @@ def _mane(head: Head, character: Character, ink: Ink) -> list[Shape]:
     shift = head.turn @ np.array([0, 0, -0.45])
     points = head.plane(outline[None] + np.stack([shift[:, 0], 0 * shift[:, 0]], -1)[:, None])[:, None]
     return solid(points, character.hair_colour, ink)
-
-
-def _hat(head: Head, character: Character, ink: Ink) -> list[Shape]:
-    hat, colour, trim = character.outfit.hat, character.outfit.hat_colour, character.outfit.trim
-    if hat == "beanie":
-        rim = _ring(head, 0.54, 0.74, 1.0, trim, ink, 0.08)
-        ball = solid(
-            disc(head.place(np.array([[0, 1.25, -0.1]]), wrap=False), 0.22 * head.body.head_height), trim, ink
-        )
-        return ball + _cap(head, (0, 0.97, -0.2), 0.5, 1.16, colour, ink) + rim
-    if hat == "cap":
-        peak = _brim(head, 0.56, 0.82, darker(colour, 0.15), ink, (0.0, 0.02, 0.62))
-        return _cap(head, (0, 0.97, -0.2), 0.46, 1.13, colour, ink) + peak
-    if hat == "brim":
-        return _brim(head, 0.6, 1.6, trim, ink) + _cap(head, (0, 1, 0), 0.56, 1.2, colour, ink)
-    if hat == "top":
-        return _brim(head, 0.62, 1.3, colour, ink) + _column(head, 0.62, 1.75, 0.72, 0.8, colour, trim, ink)
-    if hat == "crown":
-        return _crown(head, (0.96, 0.78, 0.25), ink)
-    if hat == "party":
-        return _column(head, 0.7, 1.95, 0.62, 0.03, colour, trim, ink)
-    if hat == "bow":
-        return _bow(head, colour, ink)
-    if hat == "headband":
-        return _ring(head, 0.56, 0.76, 1.1, colour, ink, 0.0)
-    return []
-
-
-def _ring(
-    head: Head, low: float, high: float, radius: float, colour: Colour, ink: Ink, thick: float
-) -> list[Shape]:
-    """A band around the head between two heights: the seen half of both circles."""
-    circle = _circle(radius)
-    near = head.depth(circle) > -0.05
-    order = np.argsort(np.where(near, _screen_x(head, circle), np.inf), axis=1)[:, :12, None]
-    tall = [head.place(circle + np.array([0, y, 0]), wrap=False) for y in (low, high + thick)]
-    under, over = (np.take_along_axis(row, order, axis=1) for row in tall)
-    points = np.concatenate([under, over[:, ::-1]], 1)[:, None]
-    return [
-        Shape(points=grow(points, ink.width), colour=darker(colour)),
-        Shape(points=points, colour=colour, shade=0.7),
-    ]
-
-
-def _brim(
-    head: Head,
-    y: float,
-    radius: float,
-    colour: Colour,
-    ink: Ink,
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> list[Shape]:
-    """A flat disc at height y of the head, a little thick so that it is seen edge on."""
-    thick = 0.05 * head.body.head_height
-    points = grow(head.place(_circle(radius) + np.array([0, y, 0]) + shift, wrap=False)[:, None], thick)
-    return [
-        Shape(points=grow(points, 1.3 * ink.width), colour=darker(colour)),
-        Shape(points=points, colour=colour, shade=0.6),
-    ]
-
-
-def _circle(radius: float) -> Array:
-    angle = np.linspace(-np.pi, np.pi, 24, endpoint=False)
-    return radius * np.stack([np.sin(angle), 0 * angle, np.cos(angle)], -1)
-
-
-def _screen_x(head: Head, points: Array) -> Array:
-    return (points @ head.turn.transpose(0, 2, 1))[..., 0]
-
-
-def _column(
-    head: Head, low: float, high: float, wide: float, top: float, colour: Colour, trim: Colour, ink: Ink
-) -> list[Shape]:
-    """A hat that stands on the head: from half-width `wide` at `low` to `top` at `high`, with a ribbon."""
-    ends = [head.place(np.array([[0.0, y, -0.05]]), wrap=False)[:, 0] for y in (low, high)]
-    axis = ends[1] - ends[0]
-    across = np.stack([np.cos(head.roll), np.sin(head.roll)], -1) * head.body.head_width
-
-    def level(t: float) -> list[Array]:
-        half = across * (wide + (top - wide) * t)
-        return [ends[0] + axis * t - half, ends[0] + axis * t + half]
-
-    outline = np.stack([*level(0), *level(1)[::-1]], 1)[:, None]
-    ribbon = np.stack([*level(0.08), *level(0.26)[::-1]], 1)[:, None]
-    light = Shape(points=lit(outline, ink), shade=1.0)
-    edge = Shape(points=grow(outline, 1.4 * ink.width), colour=darker(colour))
-    return [edge, Shape(points=outline, colour=colour, shade=0.1), light, Shape(points=ribbon, colour=trim)]
-
-
-def _crown(head: Head, colour: Colour, ink: Ink) -> list[Shape]:
-    x = np.linspace(-0.72, 0.72, 9)
-    top = np.where(np.arange(9) % 2 == 0, 1.5, 1.1)
-    low = np.stack([x[::-1], np.full(9, 0.72), np.sqrt(0.6 - x**2)], -1)
-    rim = np.stack([x, top, np.sqrt(0.6 - x**2)], -1)
-    points = head.place(np.concatenate([rim, low]), wrap=False)[:, None]
-    return [
-        Shape(points=grow(points, ink.width), colour=darker(colour)),
-        Shape(points=points, colour=colour, shade=0.8),
-    ]
-
-
-def _bow(head: Head, colour: Colour, ink: Ink) -> list[Shape]:
-    knot, shapes = np.array([0.55, 0.92, 0.15]), []
-    for sign in SIDES:
-        shapes += _spike(head, (knot + [sign * 0.36, 0.05, 0])[None], knot[None], 0.24, colour, ink, 0.06)
-    return shapes + solid(
-        disc(head.place(knot[None], wrap=False), 0.11 * head.body.head_height), darker(colour, 0.2), ink
-    )

@@ -1,7 +1,7 @@
 """A head as a unit ball that turns, is flattened onto the picture and bent into a face's outline.
 
-Everything on a head is given on the ball (x to the picture's right when it faces us, y up, z out of the face), so
-hair, hats and features turn with it and disappear behind its edge.
+Everything on a head is given on the ball (x to the picture's right when it faces us, y up, z out of the
+face), so hair, hats and features turn with it and disappear behind its edge.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from .shapes import Array
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """One head over T frames. turn [T, 3, 3]: its yaw and pitch; roll [T]; centre [T, 2]; drop [T]: jaw opening."""
+    """One head over T frames. turn [T, 3, 3]: its yaw and pitch; roll [T]; centre [T, 2]; drop [T]: jaw
+    opening.
+    """
 
     turn: Array
     roll: Array
@@ -29,7 +31,9 @@ class Head:
         return (points @ self.turn.transpose(0, 2, 1))[..., 2]
 
     def place(self, points: Array, wrap: bool = True) -> Array:
-        """Points on the ball [K, 3] or [T, K, 3] -> the picture's plane [T, K, 2]; hidden ones slide to the edge."""
+        """Points on the ball [K, 3] or [T, K, 3] -> the picture's plane [T, K, 2]; hidden ones slide to
+        the edge.
+        """
         seen = points @ self.turn.transpose(0, 2, 1)
         flat = seen[..., :2]
         if wrap:
@@ -39,7 +43,9 @@ class Head:
         return self.plane(flat)
 
     def plane(self, flat: Array) -> Array:
-        """Unit-head plane coordinates [T, K, 2], after turning -> the picture's plane: outline, size, roll, place."""
+        """Unit-head plane coordinates [T, K, 2], after turning -> the picture's plane: outline, size,
+        roll, place.
+        """
         x, y = flat[..., 0], flat[..., 1]
         low = np.clip(-y, 0, 1)
         x = x * (1 - self.face.chin * low**2 + self.face.cheek * np.sin(np.pi * low))
@@ -57,7 +63,9 @@ class Head:
     def cap(
         self, axis: tuple[float, float, float], cut: float, radius: float = 1.0, corners: int = 20
     ) -> Array:
-        """The seen part of the ball where axis . p > cut, [T, 1, 2 * corners, 2]: an edge arc and the cutting circle."""
+        """The seen part of the ball where axis . p > cut, [T, 1, 2 * corners, 2]: an edge arc and the
+        cutting circle.
+        """
         normal = np.asarray(axis, float) / np.linalg.norm(axis)
         n = self.turn @ normal
         flat = np.maximum(np.hypot(n[:, 0], n[:, 1]), 1e-6)[:, None]
@@ -79,7 +87,9 @@ class Head:
 
 
 def make(frame: Array, centre: Array, drop: Array, body: Body, face: Face) -> Head:
-    """Split a head's rotation [T, 3, 3] into what is seen in depth (yaw, pitch) and what is a turn of the picture."""
+    """Split a head's rotation [T, 3, 3] into what is seen in depth (yaw, pitch) and what is a turn of the
+    picture.
+    """
     pitch = np.arcsin(np.clip(frame[:, 2, 1], -1, 1))
     yaw = np.arctan2(-frame[:, 2, 0], frame[:, 2, 2])
     roll = np.arctan2(-frame[:, 0, 1], frame[:, 1, 1])

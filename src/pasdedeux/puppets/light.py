@@ -6,15 +6,17 @@ from typing import Final, Self
 import numpy as np
 
 TINTS: Final = (
-    (1.0, 1.0, 1.0), (1.0, 0.96, 0.86), (1.0, 0.86, 0.66), (1.0, 0.78, 0.7), (0.84, 0.92, 1.0), (0.7, 0.8, 1.0),
-    (0.92, 0.82, 1.0), (0.84, 1.0, 0.9), (1.0, 0.84, 0.92),
+    (1.0, 1.0, 1.0), (1.0, 0.96, 0.86), (1.0, 0.86, 0.66), (1.0, 0.78, 0.7), (0.84, 0.92, 1.0),
+    (0.7, 0.8, 1.0), (0.92, 0.82, 1.0), (0.84, 1.0, 0.9), (1.0, 0.84, 0.92),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Light:
-    """colour, ambient: RGB factors on the lit and on the far side. angle: bearing of the lamp on the picture in radians,
-    0 to the right, pi/2 from above. behind: -1 (in front of the character) to 1 (behind it). shadow: darkness, 0..1."""
+    """colour, ambient: RGB factors on the lit and on the far side. angle: bearing of the lamp on the
+    picture in radians, 0 to the right, pi/2 from above. behind: -1 (in front of the character) to 1
+    (behind it). shadow: darkness, 0..1.
+    """
 
     colour: tuple[float, float, float]
     ambient: tuple[float, float, float]

@@ -1,13 +1,26 @@
 """Where it happens: painted backdrops with a floor, a horizon and things, one per seed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .scenery import SCENES, Easel
+from .easel import Easel, Rng
+from .indoors import room, stage, studio
+from .outdoors import beach, night, park, snow, street
 
+SCENES: Final[dict[str, Callable[[Easel, Rng], None]]] = {
+    "room": room,
+    "street": street,
+    "park": park,
+    "beach": beach,
+    "stage": stage,
+    "night": night,
+    "snow": snow,
+    "studio": studio,
+}
 KINDS: Final = tuple(SCENES)
 
 

@@ -1,4 +1,6 @@
-"""What a performance is, independent of who performs it: joint angles, root movement and face parameters per frame."""
+"""What a performance is, independent of who performs it: joint angles, root movement and face parameters
+per frame.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Final, Self
@@ -26,11 +28,11 @@ class Poses:
     """T frames of a performance. Angles in radians; pairs are (right, left) of the subject.
 
     root [T, 3]: sideways, height of the lowest foot above the floor, towards the viewer, in leg lengths.
-    pelvis, spine, head [T, 3]: pitch (forward), yaw (to the subject's left), roll, each relative to its parent.
-    arms [T, 2, 4]: flex (forward), abduct (sideways), twist (inward), elbow. legs [T, 2, 4]: the same, with knee.
-    feet [T, 2]: toe up. hands [T, 2, 4]: wrist bend, finger curl 0..1, spread 0..1, roll.
-    eyes [T, 4]: right and left closure 0..1, gaze x and y -1..1. brows [T, 3]: right and left raise, frown, -1..1.
-    mouth [T, 3]: open 0..1, width -1..1, smile -1..1.
+    pelvis, spine, head [T, 3]: pitch (forward), yaw (to the subject's left), roll, each relative to its
+    parent. arms [T, 2, 4]: flex (forward), abduct (sideways), twist (inward), elbow. legs [T, 2, 4]: the
+    same, with knee. feet [T, 2]: toe up. hands [T, 2, 4]: wrist bend, finger curl 0..1, spread 0..1,
+    roll. eyes [T, 4]: right and left closure 0..1, gaze x and y -1..1. brows [T, 3]: right and left
+    raise, frown, -1..1. mouth [T, 3]: open 0..1, width -1..1, smile -1..1.
     """
 
     root: NDArray[np.float32]

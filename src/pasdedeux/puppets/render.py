@@ -1,5 +1,6 @@
 """Character + performance + place + light -> pictures, masks and labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,8 +25,9 @@ STANDING: Final = 0.76
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Camera:
-    """scale: magnification of the default framing. center: where, as fractions of the picture (from the left, from the
-    top), the point at half an average standing height above the floor is seen."""
+    """scale: magnification of the default framing. center: where, as fractions of the picture (from the
+    left, from the top), the point at half an average standing height above the floor is seen.
+    """
 
     scale: float = 1.0
     center: tuple[float, float] = (0.5, 0.52)
@@ -33,9 +35,10 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """T frames. frames [T, H, W, 3] RGB; mask [T, H, W], 0..255: coverage of the person, not of the shadow; background
-    [H, W, 3]; body [T, 20, 3], hands [T, 2, 21, 3] (left, right), face [T, 70, 3]: x, y in pixels from the picture's
-    top left corner (a pixel's centre is at .5), confidence 0 or 1."""
+    """T frames. frames [T, H, W, 3] RGB; mask [T, H, W], 0..255: coverage of the person, not of the
+    shadow; background [H, W, 3]; body [T, 20, 3], hands [T, 2, 21, 3] (left, right), face [T, 70, 3]: x,
+    y in pixels from the picture's top left corner (a pixel's centre is at .5), confidence 0 or 1.
+    """
 
     frames: Picture
     mask: Picture
@@ -47,7 +50,9 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Film:
-    """Size of the picture, of one world unit in it, the floor's height, and how much finer things are first drawn."""
+    """Size of the picture, of one world unit in it, the floor's height, and how much finer things are
+    first drawn.
+    """
 
     width: int
     height: int
@@ -65,7 +70,8 @@ def render(
     camera: Camera | None = None,
     background: Picture | None = None,
 ) -> Clip:
-    """Draw a performance. size: (width, height) in pixels. background: [H, W, 3], used instead of the place's picture.
+    """Draw a performance. size: (width, height) in pixels. background: [H, W, 3], used instead of the
+    place's picture.
 
     Raises ValueError for a size under 16 pixels, an empty performance, or a background of another size.
     """
@@ -92,7 +98,8 @@ def _check(poses: Poses, size: tuple[int, int], background: Picture | None) -> N
         raise ValueError("a performance must have at least one frame, not 0")
     if background is not None and (background.shape != (size[1], size[0], 3) or background.dtype != np.uint8):
         raise ValueError(
-            f"a background must be uint8 [{size[1]}, {size[0]}, 3], not {background.dtype} {list(background.shape)}"
+            f"a background must be uint8 [{size[1]}, {size[0]}, 3], "
+            f"not {background.dtype} {list(background.shape)}"
         )
 
 
@@ -130,7 +137,9 @@ def _paint(figure: Figure, scene: Picture, light: Light, film: _Film, count: int
             layers[index].draw(paint, shade, t)
         if x1 <= x0 or y1 <= y0:
             continue
-        figure_rgba = cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+        figure_rgba = np.asarray(
+            cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA), np.uint8
+        )
         mask[t, y0:y1, x0:x1] = figure_rgba[..., 3]
         _cast(frames[t], mask[t], light, film)
         _compose(frames[t, y0:y1, x0:x1], figure_rgba, shade[y0:y1, x0:x1], ramp, film)
@@ -184,7 +193,7 @@ def _boxes(figure: Figure, film: _Film) -> NDArray[np.int64]:
 class _Layer:
     """One group's polygons, ready for OpenCV: fixed point, per frame."""
 
-    def __init__(self, shapes: list[Shape] | tuple[Shape, ...], film: _Film) -> None:
+    def __init__(self, shapes: Sequence[Shape], film: _Film) -> None:
         self.strokes = [
             (
                 None

@@ -1,4 +1,6 @@
-"""Flat shapes over time: polygons [T, N, K, 2] in the world's units (x right, y up), and how they take paint and light."""
+"""Flat shapes over time: polygons [T, N, K, 2] in the world's units (x right, y up), and how they take
+paint and light.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +16,8 @@ Colour = tuple[float, float, float]
 class Shape:
     """N polygons of K corners in T frames.
 
-    points: [T, N, K, 2]. colour: RGB in [0, 1], or None to leave the paint alone. shade: light received, 0 (far side)
-    to 1 (lit side), or None to leave it alone. visible: [T] bool, or None for always.
+    points: [T, N, K, 2]. colour: RGB in [0, 1], or None to leave the paint alone. shade: light received,
+    0 (far side) to 1 (lit side), or None to leave it alone. visible: [T] bool, or None for always.
     """
 
     points: Array
@@ -79,7 +81,9 @@ def disc(centre: Array, radius: Array | float, corners: int = 16) -> Array:
 
 
 def stroke(path: Array, width: float, taper: float = 1.0) -> Array:
-    """A line of the given full width along path [T, K, 2] -> [T, 1, 2 K, 2]; taper scales the width at both ends."""
+    """A line of the given full width along path [T, K, 2] -> [T, 1, 2 K, 2]; taper scales the width at
+    both ends.
+    """
     along = np.gradient(path, axis=1)
     along /= np.maximum(np.linalg.norm(along, axis=-1, keepdims=True), 1e-9)
     across = np.stack([-along[..., 1], along[..., 0]], -1)

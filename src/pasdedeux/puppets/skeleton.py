@@ -18,7 +18,9 @@ FINGERS: Final = ((0.2, 0.92), (0.07, 1.05), (-0.07, 0.98), (-0.2, 0.78))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Joints:
-    """Points in view space, [T, 3] or [T, 2, 3] (right, left): x right, y up, z towards us; frames [T, 3, 3]."""
+    """Points in view space, [T, 3] or [T, 2, 3] (right, left): x right, y up, z towards us; frames [T, 3,
+    3].
+    """
 
     pelvis: Array
     neck: Array
@@ -108,7 +110,8 @@ def _hand(poses: Poses, body: Body, lower: Array, wrist: Array, side: int) -> Ar
 
 
 def _finger(root: Array, ahead: Array, palm: Array, curl: Array, length: float) -> list[Array]:
-    points, angle = [root], np.zeros_like(curl)
+    points: list[Array] = [root]
+    angle = np.zeros_like(curl)
     for joint, part in ((1.2, 0.24), (1.4, 0.16), (0.8, 0.12)):
         angle = angle + joint * np.clip(curl, 0, 1)
         points.append(
@@ -120,7 +123,7 @@ def _finger(root: Array, ahead: Array, palm: Array, curl: Array, length: float) 
 def _thumb(
     wrist: Array, along: Array, thumbward: Array, palm: Array, curl: Array, hand: float
 ) -> list[Array]:
-    points = [wrist + hand * (0.12 * along + 0.16 * thumbward)]
+    points: list[Array] = [wrist + hand * (0.12 * along + 0.16 * thumbward)]
     for joint, part in ((0.9, 0.2), (0.7, 0.16), (0.5, 0.13)):
         fold = (np.clip(curl, 0, 1) * 0.9)[:, None]
         step = joint * (1 - fold) * thumbward + 0.6 * along + 0.6 * fold * palm

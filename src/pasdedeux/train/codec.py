@@ -12,12 +12,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pasdedeux.animate.condition.duet import composite, video_tensor
+from pasdedeux.animate.condition.duet import composite, regions, video_tensor
 from pasdedeux.models.codec import PatchCodec, Projection
 from pasdedeux.train.clips import StoredClip, load
 
 WEIGHTS = (1.0, 4.0, 8.0)
 """Loss weight of place, person and face, for attention 0, 128 and 255."""
+
+LEAST_SPREAD = 0.01
+"""Deviation below which a latent counts as given; the codec's own rounding is of this size."""
 
 
 def pixel_weights(attention: Tensor) -> Tensor:
@@ -115,11 +118,11 @@ def quality(codec: PatchCodec, clips: list[Path]) -> float:
 
 @torch.no_grad()
 def residual_spread(codec: PatchCodec, clips: list[Path], seed: int, count: int = 300) -> Tensor:
-    """[C] deviation of true latents around those of the rough composite, over all tokens."""
-    squares, total = torch.zeros(codec.channels), 0
+    """[3, C] deviation of true latents around those of the rough composite, in each region of the picture."""
+    squares, total = torch.zeros(3, codec.channels), torch.zeros(3)
     for clip in batch(clips, np.random.default_rng([seed, 1]), count, 5):
         gap = codec.encode(video_tensor(clip.truth)) - codec.encode(video_tensor(composite(clip.planes)))
-        tokens = rearrange(gap, "1 C F h w -> (F h w) C")
-        squares += tokens.square().sum(0)
-        total += len(tokens)
-    return (squares / total).sqrt().clamp(min=1e-3)
+        region = regions(clip.planes, codec).flatten()
+        squares.index_add_(0, region, rearrange(gap, "1 C F h w -> (F h w) C").square())
+        total.index_add_(0, region, torch.ones(len(region)))
+    return (squares / total.clamp(min=1)[:, None]).sqrt().clamp(min=LEAST_SPREAD)

@@ -16,9 +16,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pasdedeux.animate.condition.duet import segment_inputs, video_tensor
+from pasdedeux.animate.condition.duet import Planes, segment_inputs, video_tensor
 from pasdedeux.models.codec import PatchCodec
-from pasdedeux.models.duet import DuetInputs, DuetTransformer
+from pasdedeux.models.duet import TOUCHED, DuetInputs, DuetTransformer
 from pasdedeux.train.bands import Band
 from pasdedeux.train.clips import StoredClip
 from pasdedeux.train.codec import batch as draw_clips
@@ -29,7 +29,8 @@ from pasdedeux.train.codec import pixel_weights
 class TrainConfig:
     """A run of one expert. Learning rate: linear warm-up, constant, then linear to zero over the last `cooldown` steps.
 
-    `handed` is the share of samples whose first one or two latent frames are given, as in a later segment.
+    `handed` is the share of samples whose first one or two latent frames are given, as in a later segment. `window`
+    crops clips to so many pixels of width around the figure: what lies far from it is known and teaches nothing.
     """
 
     seed: int = 0
@@ -44,6 +45,7 @@ class TrainConfig:
     average: float = 0.995
     clip: float = 1.0
     handed: float = 0.3
+    window: int | None = None
     dtype: str = "bfloat16"
     device: str = "cpu"
 
@@ -72,6 +74,18 @@ class Progress:
     norm: float
 
 
+def cropped(clip: StoredClip, width: int, grid: int) -> StoredClip:
+    """`width` columns of a clip around its person and the character's place in the reference, from a multiple of `grid`."""
+    interest = (clip.attention > 0).sum((0, 1)) / len(clip.attention) + (clip.planes.reference[..., 3] > 0).sum(0)
+    middle = float(np.average(np.arange(len(interest)), weights=interest + 1e-6))
+    start = int(np.clip(round((middle - width / 2) / grid) * grid, 0, len(interest) - width))
+    columns = slice(start, start + width)
+    p = clip.planes
+    scene, carried, pose, face = (a[:, :, columns] for a in (p.scene, p.carried, p.pose, p.face))
+    planes = Planes(scene=scene, carried=carried, pose=pose, face=face, reference=p.reference[:, columns].copy())
+    return StoredClip(planes=planes, truth=clip.truth[:, :, columns], attention=clip.attention[:, :, columns])
+
+
 def collate(clips: list[StoredClip], codec: PatchCodec, handed: list[int], dtype: torch.dtype) -> Batch:
     """Clips of equal length to one batch; `handed` latent frames of each are given as known."""
     truths = codec.encode(torch.cat([video_tensor(c.truth) for c in clips]))
@@ -84,6 +98,7 @@ def collate(clips: list[StoredClip], codec: PatchCodec, handed: list[int], dtype
         reference=torch.cat([x.reference for x in inputs]),
         base=torch.cat([x.base for x in inputs]),
         known=torch.cat([x.known for x in inputs]),
+        region=torch.cat([x.region for x in inputs]),
     )
     weight = token_weights(torch.from_numpy(np.stack([c.attention for c in clips])), codec)
     return Batch(inputs=joined, clean=truths, weight=weight * (1 - joined.known.float()))
@@ -96,19 +111,18 @@ def token_weights(attention: Tensor, codec: PatchCodec) -> Tensor:
 
 
 def expert_loss(model: DuetTransformer, data: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Weighted mean square of the network's output against its EDM target at noise levels sigma [B].
+    """Weighted mean square of the network's output against its target at noise levels sigma [B].
 
-    The target of the raw output is (x_0 - base - c_skip·r) / c_out for residual r. Channels weigh in by their spread.
+    The target is the clean residual around base in units of its deviation. Channels and regions weigh in by that
+    deviation, tokens by what they show.
     """
     level = sigma[:, None, None, None, None]
-    x = (1 - level) * data.clean + level * noise
     cond = model.prepare(data.inputs)
-    base = cond.base.float()
-    _, c_skip, c_out = model.scales(sigma)
-    target = (data.clean - base - c_skip * (x - (1 - level) * base)) / c_out
-    _, raw = model.predict(x, sigma, cond)
-    spread = model.spread.float()
-    per_token = ((raw - target).square() * (spread / spread.mean())[None, :, None, None, None]).mean(1, keepdim=True)
+    deviation = model.deviation(cond.region)
+    target = (data.clean - cond.base.float()) / deviation
+    _, raw = model.predict((1 - level) * data.clean + level * noise, sigma, cond)
+    importance = deviation / model.spread[TOUCHED].float().mean()
+    per_token = ((raw - target).square() * importance).mean(1, keepdim=True)
     return (per_token * data.weight).sum() / data.weight.sum()
 
 
@@ -147,6 +161,8 @@ class Trainer:
         c = self.config
         chooser = np.random.default_rng([c.seed, step])
         stretch = list(draw_clips(clips, chooser, c.batch, c.frames))
+        if c.window:
+            stretch = [cropped(clip, c.window, self.codec.stride[2]) for clip in stretch]
         most = 1 + (c.frames - 1) // self.codec.stride[0]
         handed = [int(chooser.integers(1, 3)) if chooser.random() < c.handed else 0 for _ in stretch]
         handed = [min(n, most - 1) for n in handed]

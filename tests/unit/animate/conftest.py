@@ -43,7 +43,9 @@ def features() -> np.ndarray:
 
 
 def skeleton(neck: np.ndarray, lengths: dict[int, float], swing: np.ndarray, scale: float) -> np.ndarray:
-    """Body [20, 2]: each bone at rest angle + swing[child] degrees, `lengths` in place of the usual ones by child."""
+    """Body [20, 2]: each bone at rest angle + swing[child] degrees, `lengths` in place of the usual ones by
+    child.
+    """
     joints = np.zeros((21, 2))
     joints[1] = neck
 
@@ -62,7 +64,9 @@ def skeleton(neck: np.ndarray, lengths: dict[int, float], swing: np.ndarray, sca
 
 @pytest.fixture
 def figure() -> Callable[..., Keypoints]:
-    """figure(swings [T, 21] degrees, ...) -> Keypoints of a puppet that moves in the picture plane, all of it seen."""
+    """figure(swings [T, 21] degrees, ...) -> Keypoints of a puppet that moves in the picture plane, all of it
+    seen.
+    """
 
     def build(
         swings: np.ndarray,

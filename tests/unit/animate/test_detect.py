@@ -1,4 +1,6 @@
-"""Finding people: the gate against claims that cannot be so, a stand-in detector, and real pictures where there are."""
+"""Finding people: the gate against claims that cannot be so, a stand-in detector, and real pictures where
+there are.
+"""
 
 import dataclasses
 import importlib.util
@@ -59,6 +61,14 @@ def test_a_body_collapsed_on_to_the_face_is_dropped(person):
     assert (body[1:14, 2] == 0).all()
     assert (body[[0, 14, 15], 2] == 1).all()
     assert face[:, 2].min() == 1
+
+
+def test_shoulders_narrower_than_a_face_are_dropped(person):
+    middle = person[0][1, 0]
+    person[0][[2, 5], 0] = middle + 0.2 * (person[0][[2, 5], 0] - middle)
+    body, hands, _ = gate(*person, (256, 256))
+    assert (body[1:14, 2] == 0).all()
+    assert (hands[..., 2] == 0).all()
 
 
 def test_a_hand_far_from_its_wrist_is_dropped_and_a_near_one_places_it(person):

@@ -1,5 +1,8 @@
-"""Drawings: the skeleton's rules point by point, and a face that tells open from closed when it is 24 pixels wide."""
+"""Drawings: the skeleton's rules point by point, and a face that tells open from closed when it is 24 pixels
+wide.
+"""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -38,6 +41,8 @@ def test_the_palette_is_openpose_and_every_point_is_in_a_limb():
     assert len(LIMBS) == 19
     assert len(COLORS) == len(set(COLORS)) == 20
     assert {joint for limb in LIMBS for joint in limb} == set(range(20))
+    assert LIMBS[0] == (1, 2)
+    assert LIMBS[12:] == ((1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (13, 18), (10, 19))
     assert COLORS[3] == (255, 255, 0)
     assert COLORS[10] == (0, 170, 255)
     assert len(FINGERS) == len(set(FINGER_COLORS)) == 20
@@ -123,14 +128,24 @@ def test_a_small_face_shows_mouth_eyes_and_gaze(face):
     assert middles[1] > middles[0] + 0.4
 
 
+def test_a_pupil_shows_only_in_the_opening(figure):
+    face = figure(np.zeros((1, 21)), head=300, neck=(256, 300), size=(512, 512)).face[0]
+    face[68, :2] = face[36, :2] + (4, 0)
+    red = (draw_face(face, (512, 512))[:, :256] > 127).astype(int) @ [4, 2, 1] == 4
+    outline = face[36:42, :2].copy()
+    inside = [cv2.pointPolygonTest(outline, (float(x), float(y)), True) for y, x in np.argwhere(red)]
+    assert len(inside) > 5
+    assert min(inside) > -1.5
+
+
 def test_a_face_is_drawn_in_its_place_to_a_fraction_of_a_pixel(face):
     def middle(points: np.ndarray) -> np.ndarray:
         light = draw_face(points, SIZE).astype(float).sum(-1)
         rows, columns = np.indices(light.shape)
         return np.array([(columns * light).sum(), (rows * light).sum()]) / light.sum()
 
-    moved = face + np.array([0.3, 0.15, 0], np.float32)
-    np.testing.assert_allclose(middle(moved) - middle(face), [0.3, 0.15], atol=0.05)
+    moved = face + np.array([0.3, 0.4, 0], np.float32)
+    np.testing.assert_allclose(middle(moved) - middle(face), [0.3, 0.4], atol=0.08)
     assert abs(middle(face)[0] - 64) < 0.3
 
 

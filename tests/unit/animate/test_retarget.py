@@ -147,6 +147,20 @@ def test_expression_is_carried_relative_to_the_face(figure, swings):
         close(heights[1], times * heights[0], 1e-2)
 
 
+def test_features_have_the_characters_own_shape(figure, swings):
+    def toonish(face: np.ndarray) -> np.ndarray:
+        face = face.copy()
+        for eye in ([*range(36, 42), 68], [*range(42, 48), 69]):
+            face[eye] = face[eye].mean(0) + [1.3, 1.9] * (face[eye] - face[eye].mean(0)) + [0, -0.1]
+        face[48:68] = face[48:68].mean(0) + 1.5 * (face[48:68] - face[48:68].mean(0))
+        return face
+
+    character = figure(swings[3:4], head=40, shape=toonish)
+    result = retarget(figure(swings), character)
+    expected = figure(swings, head=40, shape=toonish)
+    close(result.face - result.body[:, :1], expected.face - expected.body[:, :1], 2e-3)
+
+
 def test_a_walk_is_kept_inside_the_picture(figure, swings):
     clip = figure(swings)
     body = clip.body.copy()

@@ -35,7 +35,8 @@ def test_two_passes_and_the_line_through_them(scale, velocity):
 
 
 def test_a_low_precision_denoiser_is_guided_in_float32():
-    # 1.0078125 and 1 are neighbours in bfloat16; 7 times their difference, plus 1, is not a bfloat16.
+    # 1.0078125 and 1 are neighbours in bfloat16; 7.3 times their difference, plus 1, is not a bfloat16.
     v = guided(Counting(torch.bfloat16), X, SIGMA, 1.0078125, 1.0, 7.3)
     assert v.dtype == torch.float32
     assert v[0, 0].item() == pytest.approx(1 + 7.3 * 0.0078125, rel=1e-6)
+    assert guided(Counting(torch.bfloat16), X, SIGMA, 1.0, None, 1.0).dtype == torch.float32

@@ -95,9 +95,12 @@ def test_the_log_snr_of_pure_noise_is_minus_infinity():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_x0_is_the_data_predicted_in_the_step(solver):
-    # The last step of every solver lands on its own prediction of x_0 when nothing is corrected.
-    steps = steps_of(Troupe(1).set(), solver)
-    torch.testing.assert_close(steps[-1].x, steps[-1].x0)
+    alone = Troupe(1).set()
+    steps = steps_of(alone, solver)
+    for step, x in zip(steps, [NOISE, *(step.x for step in steps)], strict=False):
+        with alone.experts[0].residence():
+            velocity = alone.experts[0].denoiser(x, torch.full((2,), step.sigma), 0.3)
+        torch.testing.assert_close(step.x0, x - step.sigma * velocity)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -154,10 +157,11 @@ def test_saving_replaces_the_file_whole_and_leaves_nothing_beside_it(tmp_path, m
         patch.setattr("pasdedeux.denoise.trajectory.save_file", disk_full)
         with pytest.raises(OSError, match="no space"):
             second.save(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
     assert Snapshot.load(target).i == 1
     second.save(target)
-    assert Snapshot.load(target).i == 2
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+    assert Snapshot.load(target).i == 2
 
 
 def test_a_file_that_is_no_saved_run_is_refused(tmp_path):
@@ -255,6 +259,7 @@ def test_the_denoiser_gets_one_float32_level_per_sample_and_no_gradients():
     def denoiser(x: Tensor, sigma: Tensor, cond: None) -> Tensor:
         assert (sigma.shape, sigma.dtype) == ((2,), torch.float32)
         assert not torch.is_grad_enabled()
+        assert x.dtype == torch.float32
         return x
 
     for step in run(ExpertSet.single(Expert(denoiser, "e")), NOISE.bfloat16(), SIGMAS, cond=None):

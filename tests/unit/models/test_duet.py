@@ -18,6 +18,7 @@ def inputs(frames: int = 9, size: int = 32, known: int = 0) -> DuetInputs:
         reference=torch.rand(2, REFERENCE, size, size),
         base=torch.randn(2, 6, latents, size // 8, size // 8),
         known=flag,
+        region=torch.randint(0, 3, (2, latents, size // 8, size // 8)),
     )
 
 
@@ -25,7 +26,7 @@ def inputs(frames: int = 9, size: int = 32, known: int = 0) -> DuetInputs:
 def model() -> DuetTransformer:
     torch.manual_seed(0)
     model = DuetTransformer(SMALL)
-    model.spread.fill_(0.5)
+    model.spread.copy_(torch.tensor([0.01, 0.2, 0.5])[:, None])
     return model
 
 
@@ -35,14 +36,15 @@ def awake(model: DuetTransformer) -> DuetTransformer:
     return model
 
 
-def test_untrained_it_gives_the_best_linear_guess_around_the_base(model: DuetTransformer) -> None:
+def test_untrained_it_gives_the_base_and_then_corrections_in_units_of_the_spread(model: DuetTransformer) -> None:
     cond = model.prepare(inputs())
     x, sigma = torch.randn(2, 6, 3, 4, 4), torch.tensor([0.3, 0.9])
     clean, raw = model.predict(x, sigma, cond)
     assert raw.abs().max() == 0
-    s = sigma[:, None, None, None, None]
-    gain = (1 - s) * 0.25 / ((1 - s) ** 2 * 0.25 + s**2)
-    torch.testing.assert_close(clean, cond.base + gain * (x - (1 - s) * cond.base))
+    torch.testing.assert_close(clean, cond.base)
+    torch.nn.init.ones_(model.head.bias)
+    moved = model.predict(x, sigma, cond)[0] - cond.base
+    torch.testing.assert_close(moved[:, 0], torch.tensor([0.01, 0.2, 0.5])[cond.region], atol=1e-6, rtol=1e-4)
 
 
 def test_velocity_points_from_the_clean_latents(model: DuetTransformer) -> None:
@@ -67,9 +69,9 @@ def test_every_condition_reaches_the_output(model: DuetTransformer) -> None:
     for plane in (0, 3, 4, 7, 8, 11):
         changed = plain.planes.clone()
         changed[:, plane] += 1
-        other = DuetInputs(planes=changed, reference=plain.reference, base=plain.base, known=plain.known)
+        other = DuetInputs(planes=changed, reference=plain.reference, base=plain.base, known=plain.known, region=plain.region)
         assert not torch.allclose(before, model(x, sigma, model.prepare(other)))
-    turned = DuetInputs(planes=plain.planes, reference=plain.reference + 1, base=plain.base, known=plain.known)
+    turned = DuetInputs(planes=plain.planes, reference=plain.reference + 1, base=plain.base, known=plain.known, region=plain.region)
     assert not torch.allclose(before, model(x, sigma, model.prepare(turned)))
 
 
@@ -95,7 +97,11 @@ def test_batches_do_not_mix(model: DuetTransformer) -> None:
     given, x, sigma = inputs(), torch.randn(2, 6, 3, 4, 4), torch.tensor([0.3, 0.8])
     both = model(x, sigma, model.prepare(given))
     second = DuetInputs(
-        planes=given.planes[1:], reference=given.reference[1:], base=given.base[1:], known=given.known[1:]
+        planes=given.planes[1:],
+        reference=given.reference[1:],
+        base=given.base[1:],
+        known=given.known[1:],
+        region=given.region[1:],
     )
     alone = model(x[1:], sigma[1:], model.prepare(second))
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)

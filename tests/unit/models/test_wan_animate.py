@@ -140,7 +140,7 @@ def test_reference_slot_gets_no_pose_and_a_zero_face() -> None:
     other = prepared(net, face=-inputs()["face"])
     assert cond.pose.shape == (1, 3 * FRAME, 48)
     assert cond.faces[0].k.shape == (4, 2, 3, 24)  # frames, heads, tokens, head width
-    zero = net.face_adapter.fuser_blocks[0].key_value(torch.zeros(1, 1, 3, 48))
+    zero = net.face_adapter.key_values(torch.zeros(1, 1, 3, 48))[0]
     assert torch.equal(cond.faces[0].v[0], zero.v[0])
     assert torch.equal(cond.faces[0].k[0], other.faces[0].k[0])
     assert not torch.allclose(cond.faces[0].k[1], other.faces[0].k[1])
@@ -189,7 +189,7 @@ def test_a_step_costs_the_same_whatever_the_motion_encoder() -> None:
 
 
 def step_flops() -> int:
-    """Two per multiplication; see the same sum for the plain transformer. A face block adds 2 D^2 and 3 face tokens."""
+    """Two per multiplication; as for the plain transformer; a face block adds 2 D^2 and 3 face tokens."""
     tokens, d = 4 * FRAME, 48
     block = tokens * (6 * d * d + 2 * d * 96 + 2 * d * (tokens + 512 + 5))
     face = tokens * (2 * d * d + 2 * d * 3)

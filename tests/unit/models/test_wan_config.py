@@ -11,7 +11,7 @@ from pasdedeux.models.wan import WAN_MODELS, AnimateConfig, WanAnimateTransforme
 
 STATE_DICTS = Path(__file__).parents[3] / "../shared/notes/state_dicts"
 
-# name: tensors, values, sha256 of the sorted lines "name shape", all taken from the lists of the released models.
+# name: tensors, values, sha256 of the sorted lines "name shape", all from the lists of the released models.
 # Wan-Animate's values are 17,274,816,884 parameters and 14 blur kernels of 4x4.
 FINGERPRINTS = {
     "wan2.2-t2v-a14b": (

@@ -1,4 +1,4 @@
-"""The Wan transformer against its formulas: positions, timesteps, text padding, and what a step does not repeat."""
+"""The Wan transformer against its formulas: positions, timesteps, text padding, and what a step omits."""
 
 import math
 from dataclasses import replace
@@ -149,8 +149,9 @@ def preparation_flops(c: WanConfig) -> int:
 
 
 def step_flops(c: WanConfig) -> int:
-    """Two per multiplication: patches, timestep, and for each block 6 D^2 and the feed-forward per token, plus the
-    two products of each attention."""
+    """Two per multiplication: patches, timestep, and for each block, per token, 6 D^2, the feed-forward
+    and the two products of each attention.
+    """
     context = 512 + (5 if c.image_dim else 0)
     block = TOKENS * (6 * c.dim**2 + 2 * c.dim * c.ffn_dim + 2 * c.dim * (TOKENS + context))
     ends = TOKENS * c.dim * 4 * (c.in_dim + c.out_dim)

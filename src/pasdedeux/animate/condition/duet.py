@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from pasdedeux.animate.condition.carry import Parts, carry, take_apart, torso_length
 from pasdedeux.animate.inputs import CharacterImage, Keypoints
@@ -23,11 +24,14 @@ from pasdedeux.animate.perform import SegmentCondition
 from pasdedeux.animate.preprocess.draw import draw_face, draw_skeleton
 from pasdedeux.denoise import Denoiser
 from pasdedeux.models.codec import PatchCodec
-from pasdedeux.models.duet import DuetCondition, DuetInputs, DuetTransformer
+from pasdedeux.models.duet import FAR, NEAR, TOUCHED, DuetCondition, DuetInputs, DuetTransformer
 
 Bytes = NDArray[np.uint8]
 HOLE_MARGIN = 2
 """Pixels per 128 of height by which a hole is wider than the person's mask."""
+
+SHADOW = 3
+"""Latents around the figure within which its shadow may fall."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +130,15 @@ def video_tensor(frames: Bytes) -> Tensor:
     return rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "T H W c -> 1 c T H W").float() / 127.5 - 1
 
 
+def regions(planes: Planes, codec: PatchCodec) -> Tensor:
+    """[1, F, h, w]: which latents hold carried or filled-in pixels, which lie within `SHADOW` latents of one."""
+    touched = np.maximum(planes.scene[..., 3], planes.carried[..., 3])
+    first, later = codec.patches(torch.from_numpy(touched)[None, None].float())
+    on = torch.cat([first.amax(-1), later.amax(-1)], dim=1) > 16
+    near = functional.max_pool2d(on.float(), 2 * SHADOW + 1, stride=1, padding=SHADOW) > 0
+    return torch.where(on, TOUCHED, torch.where(near, NEAR, FAR))
+
+
 def segment_inputs(planes: Planes, codec: PatchCodec, known: Tensor | None, dtype: torch.dtype) -> DuetInputs:
     """Planes of 1 + 4k frames to the model's inputs; `known` [1, C, n, h, w] are latents handed over, n <= 1 + k."""
     base = codec.encode(video_tensor(composite(planes)))
@@ -136,7 +149,11 @@ def segment_inputs(planes: Planes, codec: PatchCodec, known: Tensor | None, dtyp
     stack = np.concatenate([planes.scene, planes.carried, planes.pose, planes.face], axis=-1)
     reference = rearrange(torch.from_numpy(planes.reference), "H W p -> 1 p H W").float() / 127.5 - 1
     return DuetInputs(
-        planes=video_tensor(stack).to(dtype), reference=reference.to(dtype), base=base.to(dtype), known=flag.to(dtype)
+        planes=video_tensor(stack).to(dtype),
+        reference=reference.to(dtype),
+        base=base.to(dtype),
+        known=flag.to(dtype),
+        region=regions(planes, codec),
     )
 
 

@@ -28,7 +28,8 @@ def detect_character(
     detector: Detector | None = None,
     name: str = "The character's picture",
 ) -> CharacterImage:
-    """The person in a photo, image uint8 [H, W, 3] RGB. A cut-out's own alpha [H, W] is the better mask, if given.
+    """The person in a photo, image uint8 [H, W, 3] RGB. A cut-out's own alpha [H, W] is the better mask, if
+    given.
 
     Raises InputError, naming the picture by `name`, where nobody is found.
     """
@@ -47,11 +48,12 @@ def detect_performance(
     detector: Detector | None = None,
     on_frame: Callable[[int, int], None] | None = None,
 ) -> Performance:
-    """Who moves in a video, at `fps` (the file's own without), letterboxed into `size` (width, height) if given.
+    """Who moves in a video, at `fps` (the file's own without), letterboxed into `size` (width, height) if
+    given.
 
-    Looked for at up to 1280 pixels a side, whatever `size`. The result keeps frames, mask and the file's sound, and
-    its keypoints are smoothed. on_frame(i, total) is called after frame i (from 1) of about `total`. Raises
-    InputError where there is no video, or nobody in it.
+    Looked for at up to 1280 pixels a side, whatever `size`. The result keeps frames, mask and the file's
+    sound, and its keypoints are smoothed. on_frame(i, total) is called after frame i (from 1) of about
+    `total`. Raises InputError where there is no video, or nobody in it.
     """
     info = probe(path)
     rate = info.fps if fps is None else fps

@@ -1,6 +1,7 @@
 """Pictures of keypoints, as the denoisers see them: the skeleton here, the face from its own file.
 
-The skeleton follows the drawing Wan-Animate was trained on: limb list, colours, widths and rounding are its facts.
+The skeleton follows the drawing Wan-Animate was trained on: limb list, colours, widths and rounding are its
+facts.
 """
 
 import cv2
@@ -64,8 +65,8 @@ def draw_skeleton(
     """body [20, 3] and hands [2, 21, 3] as uint8 [H, W, 3], RGB on black; size is (width, height).
 
     Points below `threshold` and the limbs that need them are left out. Without `width` the picture is
-    Wan-Animate's, on whole pixels. With it (half a limb's thickness in pixels) limbs and joints are antialiased
-    and placed to 1/16 pixel, which small pictures need.
+    Wan-Animate's, on whole pixels. With it (half a limb's thickness in pixels) limbs and joints are
+    antialiased and placed to 1/16 pixel, which small pictures need.
     """
     canvas = np.zeros((size[1], size[0], 3), np.uint8)
     seen = (body[:, 2] >= threshold).tolist()
@@ -95,7 +96,7 @@ def _limbs_on_pixels(canvas: np.ndarray, body: np.ndarray, limbs: list[int], sti
     for limb, middle, half, degree in zip(limbs, middles, halves, degrees, strict=True):
         centre = (int(middle[0]), int(middle[1]))
         outline = cv2.ellipse2Poly(centre, (int(half), stick), int(degree), 0, 360, 1)
-        cv2.fillConvexPoly(canvas, outline, LIMB_COLORS[limb])
+        cv2.fillConvexPoly(canvas, np.asarray(outline), LIMB_COLORS[limb])
 
 
 def _limbs_between_pixels(canvas: np.ndarray, body: np.ndarray, limbs: list[int], stick: float) -> None:
@@ -110,7 +111,9 @@ def _limbs_between_pixels(canvas: np.ndarray, body: np.ndarray, limbs: list[int]
 
 
 def _hand(canvas: np.ndarray, hand: np.ndarray, stick: float, threshold: float, bits: int) -> None:
-    """Twenty edges round the colour circle, then blue points. A point off the picture's top or left is not drawn."""
+    """Twenty edges round the colour circle, then blue points. A point off the picture's top or left is not
+    drawn.
+    """
     seen = (hand[:, 2] >= threshold) & (hand[:, :2] >= 1).all(axis=1)
     if not seen.any():
         return
@@ -131,5 +134,5 @@ def _dots(
 
 
 def _fixed(points: np.ndarray, bits: int) -> np.ndarray:
-    """Pixels as OpenCV's fixed-point integers, cut downwards; far-off points are held where they still fit."""
+    """Pixels as OpenCV's fixed-point integers, cut downwards; far-off points are held where they fit."""
     return (np.clip(points, -FAR, FAR) * (1 << bits)).astype(np.int32)

@@ -1,8 +1,8 @@
 """A picture of a face's landmarks, the same for puppets and people: area and colour carry the expression.
 
-Eye openings and the inside of the mouth are filled, so how far they are open is how much of their colour there
-is, and stays legible where the whole face is only some 24 pixels wide. Drawn oversized round the face alone and
-then averaged down, so that a move of a tenth of a pixel shows.
+Eye openings and the inside of the mouth are filled, so how far they are open is how much of their colour
+there is, and stays legible where the whole face is only some 24 pixels wide. Drawn oversized round the face
+alone and then averaged down, so that a move of a tenth of a pixel shows.
 """
 
 import cv2
@@ -27,7 +27,8 @@ def draw_face(
     """face [70, 3] as uint8 [H, W, 3], RGB on black, in its place in the picture; size is (width, height).
 
     With `box` (left, top, right, bottom in pixels) that part of the picture is stretched over the whole of
-    `size`. A feature is drawn when all its points reach confidence 0.5; a face without points is a black picture.
+    `size`. A feature is drawn when all its points reach confidence 0.5; a face without points is a black
+    picture.
     """
     canvas = np.zeros((size[1], size[0], 3), np.uint8)
     seen = face[:, 2] >= THRESHOLD
@@ -97,7 +98,7 @@ def _eye(large: np.ndarray, outline: np.ndarray, pupil: np.ndarray | None) -> No
     if window.size == 0:
         return
     origin = low << BITS
-    opening, disc = np.zeros((2, *window.shape[:2]), np.uint8)
+    opening, disc = np.zeros(window.shape[:2], np.uint8), np.zeros(window.shape[:2], np.uint8)
     cv2.fillPoly(opening, [outline - origin], 1, cv2.LINE_8, BITS)
     centre = (int(pupil[0] - origin[0]), int(pupil[1] - origin[1]))
     cv2.circle(disc, centre, int(np.ptp(outline[:, 0]) * PUPIL_SHARE), 1, -1, cv2.LINE_8, BITS)

@@ -1,7 +1,7 @@
 """The performer's face on the character's head: the character's features, the performer's expression.
 
-Each feature (an eye, the mouth, ...) has its place and size from the character's picture. It is moved, opened and
-turned as the performer's is, measured against the reference frame and relative to the face's size.
+Each feature (an eye, the mouth, ...) has its place and size from the character's picture. It is moved, opened
+and turned as the performer's is, measured against the reference frame and relative to the face's size.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from pasdedeux.animate.preprocess.proportions import CLOSEST, FARTHEST, L_EYE, NOSE, R_EYE, SEEN, span
 
 HEAD_JOINTS = (14, 15, 16, 17)  # eyes and ears: the body's points that go with the face
-PROFILE = 0.25  # eyes closer than this share of their distance seen from the front say nothing about the head's roll
+PROFILE = 0.25  # eyes closer together than this share of their widest distance do not tell the head's roll
 FEATURE_LIMITS = (0.5, 2.0)  # a feature's ratio over the whole face's
 CLOSED = 0.1  # an eye's height over its width, below which it does not tell how large the eye is
 
@@ -21,8 +21,8 @@ JAW, RIGHT_BROW, LEFT_BROW, NOSE_LINES, MOUTH = (
     range(48, 68),
 )
 RIGHT_EYE, LEFT_EYE, RIGHT_PUPIL, LEFT_PUPIL = range(36, 42), range(42, 48), 68, 69
-# Feature: the points that say where and how large it is, all points that go with it, and whether its height is
-# compared on its own (brows and mouth open by their width).
+# Feature: the points that say where and how large it is, all points that go with it, and whether its height
+# is compared on its own (brows and mouth open by their width).
 FEATURES = (
     (JAW, (*JAW,), True),
     (RIGHT_BROW, (*RIGHT_BROW,), False),
@@ -45,9 +45,9 @@ def carried_head(
 ) -> np.ndarray:
     """The face [T, 70, 3] for the rebuilt body; also puts that body's eyes and ears where they go with it.
 
-    face [T, 70, 3] and theirs [T, 21, 3] are the performer's, own_face [70, 3] and own [21, 3] the character's,
-    body [T, 21, 3] the one being rebuilt (its nose in place). whole is the character's body over the performer's,
-    reference the frame laid on the character.
+    face [T, 70, 3] and theirs [T, 21, 3] are the performer's, own_face [70, 3] and own [21, 3] the
+    character's, body [T, 21, 3] the one being rebuilt (its nose in place). whole is the character's body over
+    the performer's, reference the frame laid on the character.
     """
     carried = face.astype(np.float64)
     ratio = _ratio(theirs, own, whole)
@@ -77,7 +77,9 @@ def _seen(*faces: np.ndarray) -> bool:
 
 
 def _ratio(theirs: np.ndarray, own: np.ndarray, whole: float) -> float:
-    """The character's head over the performer's, by the distance between the eyes; `whole` where they are not seen."""
+    """The character's head over the performer's, by the distance between the eyes; `whole` where they are not
+    seen.
+    """
     other, mine = span(theirs[:, R_EYE], theirs[:, L_EYE]), span(own[None, R_EYE], own[None, L_EYE])
     return (
         whole
@@ -87,7 +89,9 @@ def _ratio(theirs: np.ndarray, own: np.ndarray, whole: float) -> float:
 
 
 def _frontal(body: np.ndarray) -> np.ndarray:
-    """Frames, bool [T], in which eyes and nose are seen from the front: the nose on the right side of the eyes."""
+    """Frames, bool [T], in which eyes and nose are seen from the front: the nose on the right side of the
+    eyes.
+    """
     seen = (body[:, [NOSE, R_EYE, L_EYE], 2] >= SEEN).all(axis=1)
     eyes = body[:, L_EYE, :2] - body[:, R_EYE, :2]
     down = body[:, NOSE, :2] - (body[:, L_EYE, :2] + body[:, R_EYE, :2]) / 2
@@ -97,7 +101,9 @@ def _frontal(body: np.ndarray) -> np.ndarray:
 
 
 def _roll(body: np.ndarray, frontal: np.ndarray) -> np.ndarray:
-    """The angle [T] of the line from right to left eye, in radians; frames not frontal lie between their neighbours."""
+    """The angle [T] of the line from right to left eye, in radians; frames not frontal lie between their
+    neighbours.
+    """
     eyes = body[:, L_EYE, :2] - body[:, R_EYE, :2]
     known = np.flatnonzero(frontal)
     angles = np.unwrap(np.arctan2(eyes[known, 1], eyes[known, 0]))
@@ -112,7 +118,9 @@ def _turned(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 
 def _shaped(local: np.ndarray, own: np.ndarray, reference: int, ratio: float) -> np.ndarray:
-    """local [T, 70, 2], an upright face round its nose, with every feature at its place and size in own [70, 2]."""
+    """local [T, 70, 2], an upright face round its nose, with every feature at its place and size in own [70,
+    2].
+    """
     shaped = local.copy()
     for measured, members, tall in FEATURES:
         middle = local[:, list(measured)].mean(axis=1, keepdims=True)
@@ -124,7 +132,9 @@ def _shaped(local: np.ndarray, own: np.ndarray, reference: int, ratio: float) ->
 
 
 def _feature_ratio(theirs: np.ndarray, own: np.ndarray, ratio: float, tall: bool) -> np.ndarray:
-    """(width, height) of the character's feature over the performer's, points [N, 2] each, near the face's ratio."""
+    """(width, height) of the character's feature over the performer's, points [N, 2] each, near the face's
+    ratio.
+    """
     sizes, own_sizes = np.maximum(np.ptp(theirs, axis=0), 1e-3), np.ptp(own, axis=0)
     width, height = own_sizes / sizes
     closed = min(sizes[1] / sizes[0], own_sizes[1] / max(own_sizes[0], 1e-3)) < CLOSED

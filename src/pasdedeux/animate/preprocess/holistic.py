@@ -1,4 +1,5 @@
-"""People found offline by MediaPipe Holistic, with the models in its wheel, and a gate against its imagination.
+"""People found offline by MediaPipe Holistic, with the models in its wheel, and a gate against its
+imagination.
 
 The models are sure of themselves even about what they cannot see. So a body that does not fit its face, limbs
 outside the picture, legs behind a desk and hands far from their wrists are given confidence 0.
@@ -40,13 +41,17 @@ HAND_REACH = 0.5  # of the forearm, between the hand's wrist and the body's
 
 
 class MediapipeDetector:
-    """MediaPipe Holistic, middle complexity; `still` looks at each frame afresh. Keeps the rules of `Detector`."""
+    """MediaPipe Holistic, middle complexity; `still` looks at each frame afresh. Keeps the rules of
+    `Detector`.
+    """
 
     def __init__(self, *, still: bool = False) -> None:
         self.still = still
 
     def detect(self, frames: Iterable[np.ndarray], fps: float) -> Detected:
-        """One person in frames uint8 [H, W, 3]; see `Detector`. Raises InputError without mediapipe or frames."""
+        """One person in frames uint8 [H, W, 3]; see `Detector`. Raises InputError without mediapipe or
+        frames.
+        """
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         size = (0, 0)
         with contextlib.closing(_opened(self.still)) as holistic:
@@ -64,7 +69,7 @@ class MediapipeDetector:
 def _opened(still: bool) -> Any:
     """The models. Complexity 1 is the only one in the wheel; smoothing is left to us, who can look ahead."""
     with _silence():
-        return _mediapipe().solutions.holistic.Holistic(
+        holistic = _mediapipe().solutions.holistic.Holistic(
             static_image_mode=still,
             model_complexity=1,
             smooth_landmarks=False,
@@ -72,6 +77,10 @@ def _opened(still: bool) -> Any:
             smooth_segmentation=not still,
             refine_face_landmarks=True,
         )
+        holistic.process(
+            np.zeros((64, 64, 3), np.uint8)
+        )  # models load in the background, and log when they are done
+        return holistic
 
 
 def _mediapipe() -> ModuleType:
@@ -101,13 +110,12 @@ def _converted(answer: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
     """MediaPipe's answer for one frame as body [20, 3], hands [2, 21, 3], face [70, 3] and mask [H, W]."""
     body, hands, face = np.zeros((20, 3)), np.zeros((2, 21, 3)), np.zeros((70, 3))
     mask = np.zeros((size[1], size[0]), np.uint8)
+    if answer.pose_landmarks is not None:
+        body = _body(_points(answer.pose_landmarks, size))
     if answer.face_landmarks is not None:
         mesh = _points(answer.face_landmarks, size)
         face = mesh[list(FACE_MESH)]
-    if answer.pose_landmarks is not None:
-        body = _body(_points(answer.pose_landmarks, size))
-        if answer.face_landmarks is not None:
-            body[[NOSE, RIGHT_EYE, LEFT_EYE]] = mesh[[MESH_NOSE, FACE_MESH[68], FACE_MESH[69]]]
+        body[[NOSE, RIGHT_EYE, LEFT_EYE]] = mesh[[MESH_NOSE, FACE_MESH[68], FACE_MESH[69]]]
     for side, found in enumerate((answer.left_hand_landmarks, answer.right_hand_landmarks)):
         if found is not None:
             hands[side] = _points(found, size)
@@ -152,7 +160,9 @@ def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _fits_face(body: np.ndarray, face: np.ndarray) -> bool:
-    """Whether the shoulders are below the chin and no narrower than a face allows; true where no face says so."""
+    """Whether the shoulders are below the chin and no narrower than a face allows; true where no face says
+    so.
+    """
     if face[[CHIN, *JAW_ENDS], 2].min() < SEEN or body[NECK, 2] < SEEN:
         return True
     width = np.linalg.norm(face[JAW_ENDS[0], :2] - face[JAW_ENDS[1], :2])
@@ -161,7 +171,7 @@ def _fits_face(body: np.ndarray, face: np.ndarray) -> bool:
 
 
 def _gate_legs(body: np.ndarray, size: tuple[int, int]) -> None:
-    """Legs need their ankles in the picture; hips need legs, or to be well inside it. Changes body in place."""
+    """Legs need ankles in the picture; hips need legs, or to be well inside it. Changes body in place."""
     legs = [*HIPS, *KNEES, *ANKLES, *TOES]
     body[legs, 2] *= body[legs, 2] >= LOWER_BODY_SEEN
     for knee, ankle, toe in zip(KNEES, ANKLES, TOES, strict=True):
@@ -172,11 +182,12 @@ def _gate_legs(body: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def _gate_hand(body: np.ndarray, hand: np.ndarray, elbow: int, wrist: int) -> None:
-    """A hand must hang on its wrist, which it then places better than the body does. Changes both in place."""
+    """A hand must hang on its wrist, which it then places, better than the body did. Changes both."""
     if hand[0, 2] < SEEN:
         return
     forearm = np.linalg.norm(body[wrist, :2] - body[elbow, :2])
-    if np.linalg.norm(hand[0, :2] - body[wrist, :2]) > HAND_REACH * forearm:
+    apart = np.linalg.norm(hand[0, :2] - body[wrist, :2])
+    if body[wrist, 2] == 0 or apart > HAND_REACH * forearm:
         hand[:, 2] = 0
     else:
         body[wrist] = hand[0]

@@ -38,7 +38,8 @@ def with_hips(body: np.ndarray) -> np.ndarray:
 
 
 def lengths(body: np.ndarray) -> dict[tuple[int, int], float]:
-    """Each limb's length in pixels from body [T, 21, 3]: the 90th percentile over frames where both ends are seen.
+    """Each limb's length in pixels from body [T, 21, 3]: the 90th percentile over frames where both ends are
+    seen.
 
     The longer of left and right counts for both. Limbs never seen, or without length, are left out.
     """
@@ -55,7 +56,9 @@ def _known(limb: tuple[int, int], own: dict[tuple[int, int], float]) -> bool:
 
 
 def span(a: np.ndarray, b: np.ndarray) -> float | None:
-    """The 90th percentile of the distance between two points' tracks [T, 3]; None where they are not seen together."""
+    """The 90th percentile of the distance between two points' tracks [T, 3]; None where they are not seen
+    together.
+    """
     seen = (a[:, 2] >= SEEN) & (b[:, 2] >= SEEN)
     if not seen.any():
         return None
@@ -64,7 +67,9 @@ def span(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def scale(performer: np.ndarray, character: np.ndarray) -> float | None:
-    """How much larger the character is, from the first that both show: torso, shoulders, eyes. None where nothing."""
+    """How much larger the character is, from the first that both show: torso, shoulders, eyes. None where
+    nothing.
+    """
     for a, b in (SPINE, (R_SHOULDER, L_SHOULDER), (NECK, NOSE), (R_EYE, L_EYE)):
         own, other = span(performer[:, a], performer[:, b]), span(character[:, a], character[:, b])
         if own is not None and other is not None:
@@ -73,7 +78,7 @@ def scale(performer: np.ndarray, character: np.ndarray) -> float | None:
 
 
 def ratios(performer: np.ndarray, character: np.ndarray, whole: float) -> dict[tuple[int, int], float]:
-    """Character's length over performer's for every limb; `whole` (the body's) where one is not seen in both."""
+    """Character's length over performer's by limb; `whole` (the body's) where one is not seen in both."""
     own, other = lengths(performer), lengths(character)
     return {
         limb: float(np.clip(other[limb] / own[limb], CLOSEST * whole, FARTHEST * whole))
@@ -96,7 +101,9 @@ def filled(points: np.ndarray) -> np.ndarray:
 
 
 def driven(body: np.ndarray) -> np.ndarray:
-    """Which joints of body [T, N, 3] the performer really shows: seen in at least half of the frames. bool [N]."""
+    """Which joints of body [T, N, 3] the performer really shows: seen in at least half of the frames. bool
+    [N].
+    """
     return (body[..., 2] >= SEEN).mean(axis=0) >= 0.5
 
 

@@ -1,9 +1,9 @@
 """A performance fitted to another body: the performer's angles and expression, the character's proportions.
 
-Every limb keeps its angle and takes the character's length, and the body is rebuilt outward from the neck (as in
-Wan-Animate's preprocessing, with lengths measured over the whole clip in place of its first frame). One frame of
-the performance, the one most like the character's picture, ties the two together: there the result stands where
-the character stands, and moves from there as the performer does.
+Every limb keeps its angle and takes the character's length, and the body is rebuilt outward from the neck (as
+in Wan-Animate's preprocessing, with lengths measured over the whole clip in place of its first frame). One
+frame of the performance, the one most like the character's picture, ties the two together: there the result
+stands where the character stands, and moves from there as the performer does.
 """
 
 import numpy as np
@@ -16,9 +16,7 @@ from pasdedeux.animate.preprocess.proportions import HIPS, NECK, NOSE, SEEN
 ANKLES = [10, 13]
 LEGS = ((8, 9, (10, 19)), (11, 12, (13, 18)))  # hip, knee, and what stands on the ground
 ARMS = ((0, (6, 7)), (1, (3, 4)))  # which hand, and the limb from elbow to wrist
-SLACK = (
-    0.35  # of the torso: how far the body sways before the feet, unseen in the performance, are dragged along
-)
+SLACK = 0.35  # of the torso: how far the body sways before feet the performer does not show are dragged along
 PALM = (0, 9)  # the hand's wrist and the root of its middle finger
 HAND_LIMITS = (0.5, 2.0)  # a palm's ratio over the forearm's
 
@@ -28,17 +26,18 @@ def retarget(
 ) -> Keypoints:
     """The performance's keypoints with the character's proportions, in the character's picture.
 
-    character has one frame. reference_frame (default: the performance's frame most like the character) is the one
-    that is laid on the character's place; given, limb lengths are measured there too. Joints the performer never
-    shows are the character's own, legs standing still. Confidence is that of whoever a point comes from.
-    Raises InputError where the two show no common part of a body to compare.
+    character has one frame. reference_frame (default: the performance's frame most like the character) is the
+    one that is laid on the character's place; given, limb lengths are measured there too. Joints the
+    performer never shows are the character's own, legs standing still. Confidence is that of whoever a point
+    comes from. Raises InputError where the two show no common part of a body to compare.
     """
     theirs = body_plan.filled(body_plan.with_hips(performance.body))
     own = body_plan.character_joints(character)
     whole = body_plan.scale(theirs, own[None])
     if whole is None:
         raise InputError(
-            "The performer and the character cannot be compared: neither torso, shoulders nor eyes are seen in both."
+            "The performer and the character cannot be compared: "
+            "neither torso, shoulders nor eyes are seen in both."
         )
     reference = nearest_frame(performance, character) if reference_frame is None else reference_frame
     theirs = _with_neck(theirs, own, whole, reference)
@@ -64,7 +63,9 @@ def nearest_frame(performance: Keypoints, character: Keypoints) -> int:
 
 
 def _unlikeness(theirs: np.ndarray, own: np.ndarray, origin: int, span: tuple[int, int]) -> np.ndarray:
-    """Mean distance [T] between points [T, N, 3] and [1, N, 3], from `origin`, in spans; frames without any get 1e3."""
+    """Mean distance [T] between points [T, N, 3] and [1, N, 3], from `origin`, in spans; frames without any
+    get 1e3.
+    """
     both = (theirs[..., 2] >= SEEN) & (own[..., 2] >= SEEN)
     placed = [_normal(points.astype(np.float64), origin, span) for points in (theirs, own)]
     distance = np.linalg.norm(placed[0] - placed[1], axis=-1)
@@ -130,7 +131,9 @@ def _ground(body: np.ndarray) -> np.ndarray:
 
 
 def _kept_inside(track: np.ndarray, home: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """track [T, 1, 2] moved as a whole, by the least that brings it into the picture (or centres what is too wide)."""
+    """track [T, 1, 2] moved as a whole, by the least that brings it into the picture (or centres what is too
+    wide).
+    """
     low, high = track.min(axis=(0, 1)), track.max(axis=(0, 1))
     first, last = np.minimum(home[:2], 0), np.maximum(home[:2], size)
     inward = np.maximum(first - low, 0) + np.minimum(last - high, 0)
@@ -138,7 +141,7 @@ def _kept_inside(track: np.ndarray, home: np.ndarray, size: tuple[int, int]) -> 
 
 
 def _plant(body: np.ndarray, own: np.ndarray, drives: np.ndarray) -> None:
-    """Hips and legs the performer does not show stand where the character's do, until the body pulls too far."""
+    """Hips and legs the performer does not show stand as the character's, until the body pulls too far."""
     slack = SLACK * float(np.linalg.norm(own[HIPS, :2] - own[NECK, :2]))
     if not drives[HIPS]:
         pulled = _pull(body[:, NECK] - own[NECK], slack)
@@ -166,7 +169,9 @@ def _hands(
     ratios: dict[tuple[int, int], float],
     drives: np.ndarray,
 ) -> np.ndarray:
-    """Hands [T, 2, 21, 3] at the new wrists, as large as the character's; the character's own where arms are not seen."""
+    """Hands [T, 2, 21, 3] at the new wrists, as large as the character's; the character's own where arms are
+    not seen.
+    """
     moved = hands.astype(np.float64)
     for side, (elbow, wrist) in ARMS:
         if drives[wrist]:

@@ -1,7 +1,7 @@
 """Steadier keypoints: short gaps bridged, long ones closed, and trembling removed without lag.
 
-A detector trembles by a few pixels and loses a point now and then. The whole clip is at hand, so the filter looks
-both ways in time (zero phase): what moves stays where it was, only the tremble goes.
+A detector trembles by a few pixels and loses a point now and then. The whole clip is at hand, so the filter
+looks both ways in time (zero phase): what moves stays where it was, only the tremble goes.
 """
 
 import numpy as np
@@ -21,10 +21,11 @@ def smooth(
     gap: float = LONGEST_GAP,
     threshold: float = SEEN,
 ) -> Keypoints:
-    """Every point smoothed over time by a Gaussian of `seconds`, weighted by confidence; shapes stay as they are.
+    """Every point smoothed over time by a Gaussian of `seconds`, weighted by confidence; shapes stay as they
+    are.
 
-    Where a point falls below `threshold` for at most `gap` seconds between two sightings, it is put on the line
-    between them with the lower confidence of the two; anything longer gets confidence 0.
+    Where a point falls below `threshold` for at most `gap` seconds between two sightings, it is put on the
+    line between them with the lower confidence of the two; anything longer gets confidence 0.
     """
     frames = round(gap * fps)
     kernel = gaussian(seconds * fps)
@@ -36,7 +37,9 @@ def smooth(
 
 
 def bridge(points: np.ndarray, longest: int, threshold: float) -> np.ndarray:
-    """points [T, ..., 3] with gaps of up to `longest` frames filled in along straight lines, others at confidence 0."""
+    """points [T, ..., 3] with gaps of up to `longest` frames filled in along straight lines, others at
+    confidence 0.
+    """
     flat = points.reshape(len(points), -1, 3).copy()
     for track in flat.transpose(1, 0, 2):
         _bridge_track(track, longest, threshold)
@@ -68,28 +71,24 @@ def gaussian(sigma: float) -> np.ndarray:
 
 
 def _smoothed(points: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Averages of x and y over frames where the point is seen (weight: its confidence); confidence stays.
+    """points [T, ..., 3] with x and y on the line that fits best around each frame; confidence stays.
 
-    The clip is continued past both ends by point reflection, so that steady motion is not bent there.
+    Local linear regression, frames weighted by kernel and confidence: a plain average would pull points that
+    move steadily towards the middle wherever one side shows nothing, at gaps and at both ends of the clip.
     """
-    reach = min(len(kernel) // 2, len(points) - 1)
-    if reach == 0:
-        return points
-    kernel = kernel[len(kernel) // 2 - reach : len(kernel) // 2 + reach + 1]
-    place, weight = _continued(points, reach)
-    total, sums = np.zeros(points.shape[:-1] + (1,)), np.zeros(points.shape[:-1] + (2,))
+    reach = len(kernel) // 2
+    around = ((reach, reach),) + ((0, 0),) * (points.ndim - 1)
+    padded = np.pad(points.astype(np.float64), around)
+    weights, places = padded[..., 2:], padded[..., :2]
+    s0, s1, s2, m0, m1 = (np.zeros((*points.shape[:-1], 1)) for _ in range(5))
     for shift, share in enumerate(kernel):
-        there = slice(shift, shift + len(points))
-        total += share * weight[there]
-        sums += share * weight[there] * place[there]
-    average = np.where(points[..., 2:] > 0, sums / np.maximum(total, 1e-9), points[..., :2])
-    return np.concatenate([average, points[..., 2:]], axis=-1).astype(np.float32)
-
-
-def _continued(points: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places [T + 2 reach, ..., 2] and weights [T + 2 reach, ..., 1], mirrored through the first and last frame."""
-    first, last = points[:1], points[-1:]
-    head, tail = points[reach:0:-1], points[-2 : -2 - reach : -1]
-    place = np.concatenate([2 * first - head, points, 2 * last - tail])[..., :2].astype(np.float64)
-    ends = (head[..., 2:] * (first[..., 2:] > 0), tail[..., 2:] * (last[..., 2:] > 0))
-    return place, np.concatenate([ends[0], points[..., 2:], ends[1]]).astype(np.float64)
+        there, away = slice(shift, shift + len(points)), shift - reach
+        weight = share * weights[there]
+        s0, s1, s2 = s0 + weight, s1 + away * weight, s2 + away**2 * weight
+        m0, m1 = m0 + weight * places[there], m1 + away * weight * places[there]
+    spread = s0 * s2 - s1**2
+    fitted = (s2 * m0 - s1 * m1) / np.where(spread > 1e-9, spread, 1)
+    usable = (points[..., 2:] > 0) & (spread > 1e-9)
+    return np.concatenate([np.where(usable, fitted, points[..., :2]), points[..., 2:]], axis=-1).astype(
+        np.float32
+    )

@@ -1,4 +1,4 @@
-"""The Wan video transformers: configurations, the text and image denoiser, and the one driven by pose and face."""
+"""The Wan video transformers: sizes, the text and image denoiser, the one driven by pose and face."""
 
 from .animate import AnimateConditions, WanAnimateTransformer
 from .config import WAN_MODELS, AnimateConfig, WanConfig

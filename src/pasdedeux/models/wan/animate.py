@@ -1,10 +1,12 @@
 """Wan-Animate: the image-to-video transformer driven by a pose video and face crops, in native weight names.
 
-The pose is added to the tokens once, before the blocks; the face is attended to after every few blocks. Slot 0 of the
-latent frames belongs to the reference picture: it receives no pose, and its face tokens are zeros.
+The pose is added to the tokens once, before the blocks; the face is attended to after every few blocks. Slot
+0 of the latent frames belongs to the reference picture: it receives no pose, and its face tokens are zeros.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,15 +29,18 @@ from .transformer import Grid, WanConditions, WanTrunk
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnimateConditions(WanConditions):
-    """What a segment's steps share: besides text and image, the pose tokens [B, L - L/F, D] of latent frames 1.., and
-    for each face block the keys and values [B*F, H, n, C] of every latent frame's face tokens."""
+    """What a segment's steps share, the pose and the face included.
+
+    pose: tokens [B, L - L/F, D] of latent frames 1..; faces: for each face block the keys and values [B*F, H,
+    n, C] of every latent frame's face tokens.
+    """
 
     pose: Tensor
     faces: tuple[KeyValue, ...]
 
 
 class FaceBlock(nn.Module):
-    """Each latent frame's tokens attend to that frame's face tokens, and the result is added to the stream."""
+    """Each latent frame's tokens attend to that frame's face tokens; the result is added to the stream."""
 
     def __init__(self, config: AnimateConfig) -> None:
         super().__init__()
@@ -53,7 +58,7 @@ class FaceBlock(nn.Module):
         return KeyValue(self.k_norm(k).to(v.dtype), v)
 
     def forward(self, x: Tensor, face: KeyValue) -> Tensor:
-        """x [B, L, D], frames outermost in L -> [B, L, D]; like a block, overwrites x when without gradients."""
+        """x [B, L, D], frames outermost in L -> [B, L, D]; without gradients x is overwritten."""
 
         def attention(part: Tensor, _: slice) -> Tensor:
             q = split_heads(self.linear1_q(layer_norm(part, self.eps).to(part.dtype)), self.head_dim)
@@ -69,6 +74,10 @@ class FaceAdapter(nn.Module):
     def __init__(self, config: AnimateConfig) -> None:
         super().__init__()
         self.fuser_blocks = nn.ModuleList(FaceBlock(config) for _ in range(config.face_blocks))
+
+    def key_values(self, face: Tensor) -> tuple[KeyValue, ...]:
+        """Face tokens [B, F, n, D] -> for each face block, its keys and values."""
+        return tuple(block.key_value(face) for block in cast(Iterable[FaceBlock], self.fuser_blocks))
 
 
 class WanAnimateTransformer(WanTrunk):
@@ -87,8 +96,9 @@ class WanAnimateTransformer(WanTrunk):
     ) -> AnimateConditions:
         """Everything that does not depend on x or t.
 
-        text [B, n, text_dim]; image [B, 257, image_dim]; pose latents [B, pose_dim, F-1, H, W]; face crops in [-1, 1],
-        [B, 3, T, S, S] with T = 4 * (F-2) + 1; grid: x.shape[2:]. Raises ValueError where the sizes do not agree.
+        text [B, n, text_dim]; image [B, 257, image_dim]; pose latents [B, pose_dim, F-1, H, W]; face crops in
+        [-1, 1], [B, 3, T, S, S] with T = 4 * (F-2) + 1; grid: x.shape[2:]. Raises ValueError where the sizes
+        do not agree.
         """
         tokens = self.token_grid(grid)
         self.check_drivers(pose, face, grid)
@@ -100,7 +110,7 @@ class WanAnimateTransformer(WanTrunk):
             rope=rope_table(tokens, self.config.head_dim, text.device),
             contexts=self.contexts(text, image),
             pose=self.pose_patch_embedding(pose),
-            faces=tuple(block.key_value(motion) for block in self.face_adapter.fuser_blocks),
+            faces=self.face_adapter.key_values(motion),
         )
 
     def check_drivers(self, pose: Tensor, face: Tensor, grid: Grid) -> None:

@@ -1,4 +1,4 @@
-"""Sizes of the Wan video transformers, as data: one frozen record per family and one row per released model."""
+"""Sizes of the Wan video transformers, as data: a frozen record per family, a row per released model."""
 
 from dataclasses import dataclass
 
@@ -37,8 +37,9 @@ class WanConfig:
 class AnimateConfig(WanConfig):
     """Sizes of Wan-Animate: the image-to-video transformer with its pose and face branches.
 
-    `motion_channels` are the widths of the motion encoder from its input resolution, halving down to 4 pixels, so
-    their number sets the size of a face crop. `face_every` is the number of blocks from one face block to the next.
+    `motion_channels` are the widths of the motion encoder from its input resolution, halving down to 4
+    pixels, so their number sets the size of a face crop. `face_every` is the number of blocks from one face
+    block to the next.
     """
 
     in_dim: int = 36

@@ -1,7 +1,8 @@
-"""The parts of a Wan block: norms, rotary positions, modulation by the timestep, attention, feed-forward, head.
+"""The parts of a Wan block: norms, positions, modulation by the timestep, attention, feed-forward, head.
 
-Legend: B batch, L tokens, D width, H heads, C width of one head, U distinct timesteps, n tokens of a span or context.
-Linear layers run in the dtype of their weights; norms, rotation and modulation run in float32, as in the reference.
+Legend: B batch, L tokens, D width, H heads, C width of one head, U distinct timesteps, n tokens of a span or
+context. Linear layers run in the dtype of their weights; norms, rotation and modulation run in float32, as in
+the reference.
 """
 
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class Rope(NamedTuple):
 def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device, theta: float = 1e4) -> Rope:
     """Angles of a (frames, height, width) grid of tokens, made in float64 and kept in float32.
 
-    Of the C/2 pairs, C//6 turn with the height, C//6 with the width and the rest with the frame; pair i of an axis
-    with d channels turns by position * theta^(-2i/d) (RoFormer, equation 15, once per axis).
+    Of the C/2 pairs, C//6 turn with the height, C//6 with the width and the rest with the frame; pair i of an
+    axis with d channels turns by position * theta^(-2i/d) (RoFormer, equation 15, once per axis).
     """
     side = 2 * (head_dim // 6)
     angles = [
@@ -66,18 +67,12 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
 def timestep_features(t: Tensor, dim: int) -> Tensor:
     """Sinusoids of the timestep, cosines first: [U] -> float32 [U, dim].
 
-    Feature i has the angle t * 10000^(-2i/dim) ("Attention is all you need", 3.5); in float64, because at t = 999
-    float32 angles are already wrong in their fifth digit.
+    Feature i has the angle t * 10000^(-2i/dim) ("Attention is all you need", 3.5); in float64, because at t =
+    999 float32 angles are already wrong in their fifth digit.
     """
     freqs = 1e4 ** (-torch.arange(dim // 2, device=t.device).double() * 2 / dim)
     angle = torch.outer(t.double(), freqs)
     return torch.cat((angle.cos(), angle.sin()), dim=-1).float()
-
-
-def linear32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The layer in float32 whatever its own dtype, a sixth of its rows at a time to keep the widened copy small."""
-    rows = zip(layer.weight.chunk(6), layer.bias.chunk(6), strict=True)
-    return torch.cat([F.linear(x.float(), weight.float(), bias.float()) for weight, bias in rows], dim=-1)
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
@@ -90,10 +85,19 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     return torch.addcmul(shift, layer_norm(x, eps), 1 + scale).to(x.dtype)
 
 
+class Linear32(nn.Linear):
+    """A linear layer computed in float32, a sixth of its rows at a time so that the wide copy stays small."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name it has in torch)
+        x = input.float()
+        rows = zip(self.weight.chunk(6), self.bias.chunk(6), strict=True)
+        return torch.cat([F.linear(x, weight.float(), bias.float()) for weight, bias in rows], dim=-1)
+
+
 class LayerNorm32(nn.LayerNorm):
     """Layer norm with weights, computed in float32 and returned in the dtype of its input."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name it has in torch)
         weight, bias = self.weight.float(), self.bias.float()
         return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
@@ -127,7 +131,7 @@ class PerToken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timestep:
-    """The embedded timesteps of a step, float32: embedding [U, D] for the head, projection [U, 6, D] for the blocks."""
+    """A step's timesteps, float32: embedding [U, D] for the head, projection [U, 6, D] for the blocks."""
 
     embedding: Tensor
     projection: Tensor
@@ -155,7 +159,7 @@ def attend(q: Tensor, context: KeyValue) -> Tensor:
 
 
 class Attention(nn.Module):
-    """The four projections and the two norms (over all heads at once) that both attentions of a block have."""
+    """The four projections and two norms (over all heads at once) that both attentions of a block have."""
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
@@ -169,7 +173,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention among the tokens, turned by their position; the keys of all come first, then spans of queries."""
+    """Attention among the tokens, turned by position: first the keys of all, then spans of queries."""
 
     def turned(self, x: Tensor, rope: Rope, dtype: torch.dtype) -> Tensor:
         """Normed queries or keys [B, n, D] -> rotated [B, n, H, C]."""
@@ -217,9 +221,9 @@ class CrossAttention(Attention):
 class Block(nn.Module):
     """Self-attention, cross-attention and feed-forward, each added to the stream.
 
-    Without gradients the block overwrites the x it is given and holds, besides x, one set of keys and values and the
-    temporaries of one span. Queries can be taken a span at a time because a span's update reads only its own tokens
-    of the stream and keys and values that are already complete.
+    Without gradients the block overwrites the x it is given and holds, besides x, one set of keys and values
+    and the temporaries of one span. Queries can be taken a span at a time because a span's update reads only
+    its own tokens of the stream and keys and values that are already complete.
     """
 
     def __init__(self, config: WanConfig) -> None:
@@ -237,28 +241,32 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, timestep: Timestep, context: Context, rope: Rope) -> Tensor:
         """x [B, L, D] -> [B, L, D]; context from `CrossAttention.text_context` and `image_context`."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = timestep.for_block(self.modulation)
-
-        def attn_in(part: Tensor, span: slice) -> Tensor:
-            return modulate(part, shift_a.at(span), scale_a.at(span), self.eps)
-
-        def key_value(part: Tensor, span: slice) -> Tensor:
-            return self.self_attn.key_value(attn_in(part, span), rope.at(span))
-
-        def self_attn(part: Tensor, span: slice) -> Tensor:
-            return self.self_attn(attn_in(part, span), kv, rope.at(span)) * gate_a.at(span)
+        *attention, shift, scale, gate = timestep.for_block(self.modulation)
 
         def cross_attn(part: Tensor, _: slice) -> Tensor:
             return self.cross_attn(self.norm3(part), context)
 
         def ffn(part: Tensor, span: slice) -> Tensor:
-            return self.ffn(modulate(part, shift_f.at(span), scale_f.at(span), self.eps)) * gate_f.at(span)
+            return self.ffn(modulate(part, shift.at(span), scale.at(span), self.eps)) * gate.at(span)
 
-        kv = map_spans(x, key_value)
-        x = add_spans(x, self_attn)
-        del kv
+        x = self.add_self_attention(x, attention, rope)
         x = add_spans(x, cross_attn)
         return add_spans(x, ffn)
+
+    def add_self_attention(self, x: Tensor, modulation: list[PerToken], rope: Rope) -> Tensor:
+        """x plus the gated attention among its tokens; modulation is their shift, scale and gate."""
+        shift, scale, gate = modulation
+
+        def key_value(part: Tensor, span: slice) -> Tensor:
+            part = modulate(part, shift.at(span), scale.at(span), self.eps)
+            return self.self_attn.key_value(part, rope.at(span))
+
+        def attention(part: Tensor, span: slice) -> Tensor:
+            part = modulate(part, shift.at(span), scale.at(span), self.eps)
+            return self.self_attn(part, of_all, rope.at(span)) * gate.at(span)
+
+        of_all = map_spans(x, key_value)
+        return add_spans(x, attention)
 
 
 class Head(nn.Module):
@@ -268,26 +276,26 @@ class Head(nn.Module):
         super().__init__()
         self.eps = config.eps
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
-        self.head = nn.Linear(config.dim, patch_dim)
+        self.head = Linear32(config.dim, patch_dim)
 
     def forward(self, x: Tensor, timestep: Timestep) -> Tensor:
         """x [B, L, D] -> float32 [B, L, patch_dim]."""
         shift, scale = timestep.for_head(self.modulation)
 
         def head(part: Tensor, span: slice) -> Tensor:
-            return linear32(self.head, modulate(part.float(), shift.at(span), scale.at(span), self.eps))
+            return self.head(modulate(part.float(), shift.at(span), scale.at(span), self.eps))
 
         return map_spans(x, head)
 
 
 class PatchEmbedding(nn.Conv3d):
-    """Patches to tokens; a convolution whose stride is its kernel, computed as the matrix product that it is."""
+    """Patches to tokens; a convolution with its stride for kernel, computed as a matrix product."""
 
     def __init__(self, in_dim: int, dim: int, patch: tuple[int, int, int]) -> None:
         super().__init__(in_dim, dim, kernel_size=patch, stride=patch)
         self.patch = patch
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name it has in torch)
         """Latents [B, C, F, H, W] -> tokens [B, L, D] in the dtype of the weights."""
         f, h, w = self.patch
         patches = rearrange(input, "b c (F f) (H h) (W w) -> b (F H W) (c f h w)", f=f, h=h, w=w)

@@ -1,7 +1,10 @@
-"""From face crops to motion tokens: the motion encoder (one vector per pixel frame) and the face encoder (tokens per
-latent frame). The motion encoder is LIA's (Latent Image Animator, 2022) on StyleGAN2's layers, in native names.
+"""From face crops to motion tokens.
+
+The motion encoder makes one vector per pixel frame, the face encoder a few tokens per latent frame. The
+former is LIA's (Latent Image Animator, 2022) on StyleGAN2's layers, in native names.
 """
 
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -16,7 +19,7 @@ SQRT2 = sqrt(2)
 
 
 class EqualConv2d(nn.Module):
-    """Convolution whose weights are scaled by 1/sqrt(fan_in) as they are used (progressive GAN, section 4.1)."""
+    """Convolution whose weights are scaled by 1/sqrt(fan_in) in use (progressive GAN, section 4.1)."""
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class BiasedLeakyReLU(nn.Module):
 
 
 class Blur(nn.Module):
-    """Binomial low-pass of 4x4 before a convolution of stride 2; pads so that the size exactly halves after it."""
+    """Binomial low-pass of 4x4 before a convolution of stride 2; pads so that the size then halves."""
 
     kernel: Tensor
 
@@ -90,7 +93,7 @@ class AppearanceNet(nn.Module):
     def __init__(self, channels: tuple[int, ...], style: int) -> None:
         super().__init__()
         enter = nn.Sequential(EqualConv2d(3, channels[0], 1), BiasedLeakyReLU(channels[0]))
-        halve = [ResBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)]
+        halve = [ResBlock(a, b) for a, b in pairwise(channels)]
         self.convs = nn.Sequential(enter, *halve, EqualConv2d(channels[-1], style, 4))
 
     def forward(self, face: Tensor) -> Tensor:
@@ -98,7 +101,7 @@ class AppearanceNet(nn.Module):
 
 
 class MotionCoefficients(nn.Module):
-    """Face crop to the coefficients of its motion: [N, 3, S, S] -> [N, motion_dim]. Five layers, no activations."""
+    """Face crop to the coefficients of its motion: [N, 3, S, S] -> [N, motion_dim]. No activations."""
 
     def __init__(self, config: AnimateConfig) -> None:
         super().__init__()
@@ -113,7 +116,7 @@ class MotionCoefficients(nn.Module):
 
 
 class Directions(nn.Module):
-    """Coefficients to motion: their sum along orthonormal directions, the Q of a float32 QR (LIA, section 3.2)."""
+    """Coefficients to motion: a sum of orthonormal directions, the Q of a float32 QR (LIA, section 3.2)."""
 
     def __init__(self, style: int, motion_dim: int) -> None:
         super().__init__()
@@ -141,7 +144,7 @@ class MotionEncoder(nn.Module):
 
 
 class CausalConv1d(nn.Module):
-    """Convolution over time that sees the present and the past; the first frame stands for those before it."""
+    """Convolution over time that sees no future; the first frame stands for those before it."""
 
     def __init__(self, in_dim: int, out_dim: int, stride: int = 1) -> None:
         super().__init__()
@@ -170,7 +173,7 @@ class FaceEncoder(nn.Module):
         return F.silu(layer_norm(x, self.eps).to(x.dtype))
 
     def forward(self, motion: Tensor) -> Tensor:
-        """[B, T, style] -> [B, ceil(T / 4), heads + 1, D]; the last token of a frame is the learned padding."""
+        """[B, T, style] -> [B, ceil(T / 4), heads + 1, D]; a frame's last token is the learned padding."""
         x = rearrange(self.conv1_local(motion), "b t (n c) -> (b n) t c", n=self.heads)
         x = self.normed(self.conv3(self.normed(self.conv2(self.normed(x)))))
         tokens = rearrange(self.out_proj(x), "(b n) t d -> b t n d", n=self.heads)

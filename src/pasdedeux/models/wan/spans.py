@@ -1,7 +1,8 @@
 """Work over a long token axis in short spans, so that a block's temporaries stay small beside its stream.
 
-Nothing here approximates: a span's result depends on its own tokens (and on tensors made before the loop), so the
-spans together are the whole. Without gradients results are written in place; with gradients they are concatenated.
+Nothing here approximates: a span's result depends on its own tokens (and on tensors made before the loop), so
+the spans together are the whole. Without gradients results are written in place; with gradients they are
+concatenated.
 """
 
 from collections.abc import Callable
@@ -40,8 +41,8 @@ def map_spans(x: Tensor, function: SpanFunction) -> Tensor:
 def add_spans(x: Tensor, function: SpanFunction) -> Tensor:
     """x + function(x[:, span], span) for every span: x [B, L, D] -> [B, L, D].
 
-    Without gradients x itself is overwritten and returned. The sum is formed in the wider of the two dtypes and
-    rounded once to that of x.
+    Without gradients x itself is overwritten and returned. The sum is formed in the wider of the two dtypes
+    and rounded once to that of x.
     """
     if torch.is_grad_enabled() or x.requires_grad:
         return (x + map_spans(x, function)).to(x.dtype)

@@ -1,9 +1,12 @@
 """The Wan denoiser for text and image conditions, in native weight names.
 
-`prepare` does once what is the same at every step of a segment; `forward` does what depends on x and t, and no more.
+`prepare` does once what is the same at every step of a segment; `forward` does what depends on x and t, and
+no more.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +18,10 @@ from .layers import (
     Context,
     Head,
     LayerNorm32,
+    Linear32,
     PatchEmbedding,
     Rope,
     Timestep,
-    linear32,
     rope_table,
     timestep_features,
     unpatchify,
@@ -31,9 +34,9 @@ Grid = tuple[int, int, int]
 class WanConditions:
     """What a segment's steps share.
 
-    latents: frames, height and width of x; grid: the same in patches; contexts: keys and values for each block's
-    cross-attention. Their size is 2 * layers * dim values per text (or image) token: 0.42 GB for 512 tokens at 14B
-    in bfloat16.
+    latents: frames, height and width of x; grid: the same in patches; contexts: keys and values for each
+    block's cross-attention. Their size is 2 * layers * dim values per text (or image) token: 0.42 GB for 512
+    tokens at 14B in bfloat16.
     """
 
     latents: Grid
@@ -71,8 +74,8 @@ class WanTrunk(nn.Module):
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
-        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.time_embedding = nn.Sequential(Linear32(config.freq_dim, dim), nn.SiLU(), Linear32(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), Linear32(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config, config.out_dim * patch_values)
         if config.image_dim is not None:
@@ -84,7 +87,7 @@ class WanTrunk(nn.Module):
         return self.patch_embedding.weight.dtype
 
     def token_grid(self, latents: Grid) -> Grid:
-        """Latent frames, height and width -> the same in patches. Raises ValueError where they do not divide."""
+        """Latent frames, height and width -> in patches. Raises ValueError where they do not divide."""
         if any(size < 1 or size % patch for size, patch in zip(latents, self.config.patch, strict=True)):
             raise ValueError(
                 f"latent size {tuple(latents)} must be a multiple of the patch {self.config.patch}"
@@ -95,8 +98,8 @@ class WanTrunk(nn.Module):
     def embed_text(self, text: Tensor) -> Tensor:
         """Text features [B, n, text_dim], n <= text_len -> [B, text_len, D].
 
-        Missing tokens are zeros *before* the embedding and are attended to: the released weights were trained so.
-        Raises ValueError for more than text_len tokens or another width.
+        Missing tokens are zeros *before* the embedding and are attended to: the released weights were trained
+        so. Raises ValueError for more than text_len tokens or another width.
         """
         tokens, width = text.shape[-2:]
         if tokens > self.config.text_len or width != self.config.text_dim:
@@ -113,14 +116,14 @@ class WanTrunk(nn.Module):
             need = "takes no image features" if self.config.image_dim is None else "needs image features"
             raise ValueError(f"this model {need}; image is {'absent' if image is None else 'given'}")
         words = self.embed_text(text)
-        attentions = [block.cross_attn for block in self.blocks]
+        attentions = [block.cross_attn for block in cast(Iterable[Block], self.blocks)]
         if image is None:
             return tuple((attention.text_context(words),) for attention in attentions)
         picture = self.img_emb(image.to(self.dtype))
         return tuple((attn.text_context(words), attn.image_context(picture)) for attn in attentions)
 
     def embed_time(self, t: Tensor, tokens: int) -> Timestep:
-        """Timesteps (0 to 1000) [B], or one per token [B, L] -> their embeddings, one row per distinct timestep.
+        """Timesteps (0 to 1000) [B], or one per token [B, L] -> one embedding per distinct timestep.
 
         Raises ValueError for any other shape.
         """
@@ -130,9 +133,8 @@ class WanTrunk(nn.Module):
             levels, index = t.unique(return_inverse=True)
         else:
             levels, index = t, torch.arange(len(t), device=t.device)[:, None]
-        enter, act, leave = self.time_embedding
-        embedding = linear32(leave, act(linear32(enter, timestep_features(levels, self.config.freq_dim))))
-        projection = linear32(self.time_projection[1], F.silu(embedding)).unflatten(1, (6, -1))
+        embedding = self.time_embedding(timestep_features(levels, self.config.freq_dim))
+        projection = self.time_projection(embedding).unflatten(1, (6, -1))
         return Timestep(embedding=embedding, projection=projection, index=index)
 
     def check(self, x: Tensor, t: Tensor, cond: WanConditions) -> None:

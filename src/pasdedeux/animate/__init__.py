@@ -1,0 +1,1 @@
+"""The task: a character, a performance, and the video they make."""

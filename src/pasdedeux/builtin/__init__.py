@@ -1,0 +1,1 @@
+"""The built-in pair's weights and model card."""

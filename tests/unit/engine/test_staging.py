@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
+from pasdedeux.animate.preprocess.retarget import retarget
+from pasdedeux.engine import Cast
+from pasdedeux.engine.sources import joints, puppet_character
+from pasdedeux.engine.staging import anchors, in_place, scene_of, tallness
+from pasdedeux.puppets import Camera, Character, Choreography, Light, Place, render
+
+
+def performed(scale: float, center: tuple[float, float], frames: int = 6) -> Keypoints:
+    poses = Choreography.from_seed(5).poses(frames, 12.0, start=0)
+    camera = Camera(scale=scale, center=center)
+    who = (Character.from_seed(2), poses, Place.from_seed(2), Light.from_seed(2))
+    return joints(render(*who, (128, 128), camera))
+
+
+@pytest.fixture(scope="module")
+def character() -> CharacterImage:
+    return puppet_character(9, (128, 128))
+
+
+def test_in_place_is_as_tall_as_the_performer_and_stands_there(character: CharacterImage) -> None:
+    performer = performed(0.55, (0.3, 0.6))
+    points = retarget(performer, character.keypoints)
+    assert not np.allclose(anchors(points), anchors(performer), atol=8)
+    placed = in_place(points, performer)
+    assert np.allclose(anchors(placed), anchors(performer), atol=0.02)
+    assert tallness(placed) == pytest.approx(tallness(performer), rel=1e-3)
+    assert placed.size == performer.size
+
+
+def test_in_place_keeps_angles_and_confidence(character: CharacterImage) -> None:
+    performer = performed(0.8, (0.5, 0.5))
+    points = retarget(performer, character.keypoints)
+    placed = in_place(points, performer)
+    arm, moved = (p.body[:, 3, :2] - p.body[:, 2, :2] for p in (points, placed))
+    cosine = (arm * moved).sum(-1) / np.linalg.norm(arm, axis=-1) / np.linalg.norm(moved, axis=-1)
+    assert cosine.min() > 0.9999
+    assert np.array_equal(placed.face[..., 2], points.face[..., 2])
+
+
+def test_in_place_follows_the_neck_where_feet_are_unseen(character: CharacterImage) -> None:
+    performer = performed(0.6, (0.4, 0.55))
+    body = performer.body.copy()
+    body[:, (8, 9, 10, 11, 12, 13, 18, 19), 2] = 0
+    half = Keypoints(body=body, hands=performer.hands, face=performer.face, size=performer.size)
+    placed = in_place(retarget(half, character.keypoints), half)
+    assert np.allclose(placed.body[:, 1, :2], half.body[:, 1, :2], atol=0.02)
+
+
+def test_replace_mode_needs_pictures(character: CharacterImage) -> None:
+    seen = Cast(character=character, performance=Performance(keypoints=performed(1, (0.5, 0.5)), fps=12))
+    with pytest.raises(InputError, match="only its keypoints"):
+        scene_of(seen, "replace")
+    assert scene_of(seen, "animate").picture.shape == (1, 128, 128, 3)
