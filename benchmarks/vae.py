@@ -47,9 +47,7 @@ class Row:
         low, mid, high = (
             1e3 * s / frames for s in (min(self.seconds), statistics.median(self.seconds), max(self.seconds))
         )
-        return (
-            f"| {self.what} | {self.who} | {mid:.1f} ({low:.1f} to {high:.1f}) | {self.peak / 2**20:,.1f} |"
-        )
+        return f"| {self.what} | {self.who} | {mid:.1f} ({low:.1f} to {high:.1f}) | {self.peak / 2**20:,.1f} |"
 
 
 class LiveBytes(TorchDispatchMode):
@@ -121,9 +119,7 @@ def ours(args: argparse.Namespace, video: Tensor, latent: Tensor) -> Iterator[tu
     yield "decode", decode
 
 
-def diffusers(
-    args: argparse.Namespace, video: Tensor, latent: Tensor
-) -> Iterator[tuple[str, Callable[[], None]]]:
+def diffusers(args: argparse.Namespace, video: Tensor, latent: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
     """The same from AutoencoderKLWan, untiled."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 

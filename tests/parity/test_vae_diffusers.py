@@ -82,9 +82,7 @@ def pair(request: pytest.FixtureRequest):
     return ours.eval(), theirs.eval()
 
 
-SIZES = pytest.mark.parametrize(
-    ("frames", "height", "width"), [(9, 32, 32), (1, 32, 32), (13, 24, 40), (5, 8, 16)]
-)
+SIZES = pytest.mark.parametrize(("frames", "height", "width"), [(9, 32, 32), (1, 32, 32), (13, 24, 40), (5, 8, 16)])
 
 
 def statistics(ours: WanVAE) -> tuple[Tensor, Tensor]:

@@ -82,9 +82,7 @@ def converted(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for pattern, replacement in RENAMES:
             name = re.sub(pattern, replacement, name)
         if "linear1_kv" in name:
-            result[name.replace("linear1_kv", "to_k")], result[name.replace("linear1_kv", "to_v")] = (
-                value.chunk(2)
-            )
+            result[name.replace("linear1_kv", "to_k")], result[name.replace("linear1_kv", "to_v")] = value.chunk(2)
         elif not name.endswith(".kernel"):
             result[name] = value.flatten() if "act_fn" in name else value
     return result

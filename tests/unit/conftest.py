@@ -1,4 +1,4 @@
-"""A tiny model with random weights, as a folder: what the engine opens, in a second. For several rooms' tests."""
+"""A tiny model with random weights, as a folder that the engine opens in a second."""
 
 from collections.abc import Callable
 from pathlib import Path

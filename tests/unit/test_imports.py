@@ -101,9 +101,7 @@ VIOLATIONS = {
     "in a method of a nested class": (
         "class A:\n    class B:\n        def c(self) -> None:\n            import house.high"
     ),
-    "for type checking only": (
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.high import step"
-    ),
+    "for type checking only": ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.high import step"),
     "in a try": "try:\n    import house.high\nexcept ImportError:\n    pass",
     "by a call": "import importlib\nimportlib.import_module('house.high')",
     "by a bare call": "from importlib import import_module\nimport_module('house.high')",
@@ -215,9 +213,7 @@ def test_a_room_does_not_load_the_engine() -> None:
 
 
 def test_the_front_door_opens_by_name() -> None:
-    said = fresh(
-        "from pasdedeux import Engine, Job, Result; print(Engine.__name__, Job.__name__, Result.__name__)"
-    )
+    said = fresh("from pasdedeux import Engine, Job, Result; print(Engine.__name__, Job.__name__, Result.__name__)")
     assert said == "Engine Job Result"
 
 

@@ -68,9 +68,7 @@ def load_image(path: Path) -> LoadedImage:
             metadata = {key: str(text) for key, text in getattr(file, "text", {}).items()}
             upright = ImageOps.exif_transpose(file)
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{path} is too large: at most {MOST_PIXELS // 10**6} million pixels can be used."
-        ) from error
+        raise InputError(f"{path} is too large: at most {MOST_PIXELS // 10**6} million pixels can be used.") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read; PNG, JPEG and WebP can.") from error
     except UNREADABLE as error:
@@ -100,9 +98,7 @@ def _check_extent(path: Path, size: tuple[int, int]) -> None:
     if min(size) < SMALLEST_SIDE:
         raise InputError(f"{path} is {size[0]}x{size[1]} pixels; at least {SMALLEST_SIDE} a side are needed.")
     if size[0] * size[1] > MOST_PIXELS:
-        raise InputError(
-            f"{path} is {size[0]}x{size[1]} pixels; at most {MOST_PIXELS // 10**6} million can be used."
-        )
+        raise InputError(f"{path} is {size[0]}x{size[1]} pixels; at most {MOST_PIXELS // 10**6} million can be used.")
 
 
 def _as_rgb(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:

@@ -51,9 +51,7 @@ class Keypoints:
 
     def __getitem__(self, index: slice | np.ndarray) -> "Keypoints":
         """The frames of a slice, or of an array of indices or booleans, in that order."""
-        return Keypoints(
-            body=self.body[index], hands=self.hands[index], face=self.face[index], size=self.size
-        )
+        return Keypoints(body=self.body[index], hands=self.hands[index], face=self.face[index], size=self.size)
 
     def frame(self, index: int) -> "Keypoints":
         """Frame `index` (negative counts from the end) as Keypoints of one frame."""
@@ -62,9 +60,7 @@ class Keypoints:
     def scaled(self, size: tuple[int, int]) -> "Keypoints":
         """The same points in a picture stretched to `size` (width, height)."""
         factor = np.array([size[0] / self.size[0], size[1] / self.size[1], 1.0], dtype=np.float32)
-        return Keypoints(
-            body=self.body * factor, hands=self.hands * factor, face=self.face * factor, size=size
-        )
+        return Keypoints(body=self.body * factor, hands=self.hands * factor, face=self.face * factor, size=size)
 
     def to_json(self) -> str:
         """Compact text: pixels to 1/100, confidence to 1/100, each array flat."""
@@ -146,14 +142,10 @@ def _check_points(name: str, points: np.ndarray, shape: tuple[int, ...]) -> None
     if points.shape != shape or points.dtype != np.float32:
         raise InputError(f"{name} must be float32 {list(shape)}, but is {points.dtype} {list(points.shape)}.")
     if not np.isfinite(points).all():
-        raise InputError(
-            f"{name} holds a value that is not a number; every x, y and confidence must be finite."
-        )
+        raise InputError(f"{name} holds a value that is not a number; every x, y and confidence must be finite.")
     confidence = points[..., 2]
     if confidence.size and (confidence.min() < 0 or confidence.max() > 1):
-        raise InputError(
-            f"{name} has confidence {confidence.min()} to {confidence.max()}; it must lie in 0..1."
-        )
+        raise InputError(f"{name} has confidence {confidence.min()} to {confidence.max()}; it must lie in 0..1.")
 
 
 def _check_bytes(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

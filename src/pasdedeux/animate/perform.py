@@ -87,9 +87,7 @@ def denoise(
     experts: ExpertSet, what: SegmentCondition, x: Tensor, settings: Settings, stop: Callable[[], bool]
 ) -> Iterator[Step]:
     """The steps of one segment, from noise x to its end; raises Stopped when asked to stop before that."""
-    steps = run(
-        experts, x, settings.sigmas, solver=settings.solver, cond=what.cond, uncond=what.uncond, stop=stop
-    )
+    steps = run(experts, x, settings.sigmas, solver=settings.solver, cond=what.cond, uncond=what.uncond, stop=stop)
     done = 0
     with closing(steps):
         for step in steps:

@@ -68,6 +68,4 @@ def _check(frames: int, length: int, overlap: int) -> None:
     if length < 1 or length % 4 != 1:
         raise ValueError(f"A segment's length must be 1, 5, 9, ... frames, but is {length}.")
     if overlap != 0 and (overlap < 0 or overlap % 4 != 1 or overlap >= length):
-        raise ValueError(
-            f"The overlap must be 0, or 1, 5, 9, ... below the length {length}, but is {overlap}."
-        )
+        raise ValueError(f"The overlap must be 0, or 1, 5, 9, ... below the length {length}, but is {overlap}.")

@@ -22,10 +22,7 @@ __all__ = ["VideoInfo", "VideoWriter", "check_writable", "frames_at", "probe", "
 
 # Without these flags the scaler is off by one level in brightness.
 ACCURATE = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
 UNTAGGED = 2  # a colour space or transfer the file does not name
 HD_HEIGHT = 720  # untagged pictures of this height or more are BT.709 by custom, lower ones BT.601
@@ -56,9 +53,7 @@ def probe(path: Path) -> VideoInfo:
         frame = next(_decoded(container), None)
         if frame is None:
             raise InputError(f"{path} holds no picture that can be decoded; the file is damaged.")
-        width, height = (
-            (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
-        )
+        width, height = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
         return VideoInfo(
             width=width,
             height=height,
@@ -95,9 +90,7 @@ def read_video(
             found = True
             yield _rgb(frame, size)
         if not found:
-            raise InputError(
-                f"{path} holds no frame at {start:g} seconds or later; it is shorter, or damaged."
-            )
+            raise InputError(f"{path} holds no frame at {start:g} seconds or later; it is shorter, or damaged.")
 
 
 def frames_at(path: Path, fps: float, *, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
@@ -170,9 +163,7 @@ def _every(timed: Iterator[tuple[float, float, av.VideoFrame]], start: float) ->
     return (frame for time, _, frame in timed if time >= start - TOLERANCE)
 
 
-def _sampled(
-    timed: Iterator[tuple[float, float, av.VideoFrame]], fps: float, start: float
-) -> Iterator[av.VideoFrame]:
+def _sampled(timed: Iterator[tuple[float, float, av.VideoFrame]], fps: float, start: float) -> Iterator[av.VideoFrame]:
     """The last frame at or before start + k / fps for k = 0, 1, ..., until the last frame ends."""
     shown, shown_end, count = None, 0.0, 0
     for time, end, frame in timed:

@@ -64,9 +64,7 @@ class VideoWriter:
             self._sound = (
                 _no_sound()
                 if audio_from is None
-                else _sound(
-                    opening.enter_context(_opened_audio(audio_from)), self._container, copied, audio_start
-                )
+                else _sound(opening.enter_context(_opened_audio(audio_from)), self._container, copied, audio_start)
             )
             self._next_sound = next(self._sound, None)
             self._stack = opening.pop_all()

@@ -28,9 +28,7 @@ def animate_file(job: Job, output: Path, *, device: str | None = None, report: P
         write_report(made, previews, report)
 
 
-def perform_job(
-    job: Job, output: Path, device: str | None, *, previews: bool
-) -> tuple[Report, tuple[Preview, ...]]:
+def perform_job(job: Job, output: Path, device: str | None, *, previews: bool) -> tuple[Report, tuple[Preview, ...]]:
     """Run the job with a progress line on stderr; Ctrl-C stops within one step."""
     with Interrupt() as stop, ProgressLine(Console(stderr=True)) as shown:
 

@@ -24,9 +24,7 @@ app.add_typer(character_app, name="character")
 app.add_typer(train_app, name="train")
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
-Size = Annotated[
-    str | None, typer.Option(metavar="WxH", help="Picture size in pixels; default: the model's.")
-]
+Size = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels; default: the model's.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")]
 
 
@@ -48,32 +46,24 @@ def common(
 
 @app.command()
 def animate(  # one argument per option is how typer is told of them
-    character: Annotated[
-        str | None, typer.Argument(help="A picture, or puppet:SEED; default: a puppet.")
-    ] = None,
+    character: Annotated[str | None, typer.Argument(help="A picture, or puppet:SEED; default: a puppet.")] = None,
     driver: Annotated[str | None, typer.Argument(help="A video, or puppet:SEED; default: a puppet.")] = None,
     output: Output = Path("out.mp4"),
     model: Annotated[str, typer.Option(help='"builtin", or a model folder.')] = "builtin",
     mode: Annotated[
         str, typer.Option(help="animate (in the character's place) or replace (in the driver's).")
     ] = "animate",
-    steps: Annotated[
-        int | None, typer.Option(help="Denoising steps per segment; default: the model's.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps per segment; default: the model's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     size: Size = None,
-    frames: Annotated[
-        int | None, typer.Option(help="Length with a puppet; the most taken of a video.")
-    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Length with a puppet; the most taken of a video.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second; default: the model's.")] = None,
     handoff: Annotated[
         str, typer.Option(help="Where the next expert takes over: auto, a sigma, or snr:VALUE.")
     ] = "auto",
     solver: Annotated[str | None, typer.Option(help="euler, dpm++ or unipc; default: the model's.")] = None,
     device: Device = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write a report: this .json, and a .png beside it.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report: this .json, and a .png beside it.")] = None,
 ) -> None:
     """Make CHARACTER move as DRIVER does, and write a video."""
     with user_faults():
@@ -129,9 +119,7 @@ def train_pair(
     seed: Annotated[int, typer.Option(help="Decides data order, weights and noise.")] = 0,
     processes: Annotated[int, typer.Option(help="Processes that film.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    dense: Annotated[
-        bool, typer.Option(help="Also train one dense model with the same total compute.")
-    ] = False,
+    dense: Annotated[bool, typer.Option(help="Also train one dense model with the same total compute.")] = False,
 ) -> None:
     """Train a pair from nothing. A run that was stopped goes on where it was."""
     with user_faults():
@@ -157,10 +145,11 @@ def evaluate(
     count: Annotated[int, typer.Option("-n", "--count", help="Held-out clips.")] = 64,
     out: Annotated[Path, typer.Option(help="The .json file to write.")] = Path("evaluation.json"),
     mode: Annotated[str, typer.Option(help="animate or replace.")] = "animate",
-    exact: Annotated[
-        bool, typer.Option(help="Give the character's true joints in place of retargeted ones.")
-    ] = False,
+    exact: Annotated[bool, typer.Option(help="Give the character's true joints in place of retargeted ones.")] = False,
     batch: Annotated[int, typer.Option(help="Clips sampled at once.")] = 8,
+    strip: Annotated[
+        Path | None, typer.Option(help="Write a picture: this .png, a few clips by every arm beside the truth.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Judge a model on held-out clips, beside its experts alone and swapped, and beside simple baselines."""
@@ -168,7 +157,7 @@ def evaluate(
         from pasdedeux.apps.evaluating import EvaluationOptions, write_evaluation
 
         options = EvaluationOptions(count=count, mode=mode, exact=exact, batch=batch, device=device)
-        write_evaluation(folder, out, options, typer.echo)
+        write_evaluation(folder, out, options, typer.echo, strip=strip)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def colour_of(report: Report, expert: str) -> str:
 
 
 def draw_curve(axes: Axes, report: Report) -> None:
-    """Log-SNR at each step of the first segment; pure noise, minus infinity, is drawn at the bottom."""
+    """Log-SNR at each step of the first segment; pure noise is minus infinity, and drawn at the bottom."""
     steps = [step for step in report.steps if step.segment == 0]
     seen = [step.log_snr for step in steps if step.log_snr is not None]
     floor = min(seen, default=0.0) - 1.5
@@ -43,7 +43,7 @@ def draw_curve(axes: Axes, report: Report) -> None:
         spot = {"color": colour_of(report, name), "label": f"{name}: {len(own)} steps", "zorder": 2, "s": 46}
         axes.scatter([s.i + 1 for s in own], [level_of(s, floor) for s in own], **spot)
     if len(seen) < len(steps):
-        note(axes, "pure noise (−∞)", (1, floor), (12, -3), "left")
+        note(axes, "−∞", (1, floor), (10, -2), "left")
     mark_handoffs(axes, report, steps, floor)
     axes.set_xlabel("step")
     axes.set_ylabel("log-SNR")
@@ -78,9 +78,10 @@ def note(
 def headline(report: Report) -> str:
     """The clip in one line."""
     width, height = report.settings["size"]
-    clip = f"{report.frames} frames of {width}x{height} in {report.segments} segments"
+    clip = f"{report.frames} frames of {width}x{height}"
     steps = f"{report.settings['steps']} steps of {report.settings['solver']}"
-    return f"{clip}, {steps} (the first shown)"
+    which = f" (first of {report.segments} segments)" if report.segments > 1 else ""
+    return f"{clip}, {steps}{which}"
 
 
 def draw_preview(axes: Axes, preview: Preview, colour: str) -> None:

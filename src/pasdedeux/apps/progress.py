@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pasdedeux.animate.perform import Denoised
-from pasdedeux.denoise import Step
 from pasdedeux.engine import Event, Prepared, Watched
 
 
@@ -47,6 +46,6 @@ class ProgressLine:
 
 def line(event: Denoised) -> str:
     """ "segment 1/3  step  4/12  high  σ 0.900  log-SNR -4.39"."""
-    step: Step = event.step
+    step = event.step
     where = f"segment {event.segment + 1}/{event.segments}  step {step.i + 1:>2}/{step.of}"
     return f"{where}  {step.expert}  σ {step.sigma:.3f}  log-SNR {step.log_snr:+.2f}"

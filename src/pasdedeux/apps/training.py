@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pasdedeux.checkpoints.folder import MANIFEST, ExpertFile, Manifest
-from pasdedeux.denoise import Handoff
 from pasdedeux.engine import checked_device
-from pasdedeux.train.pair import PairConfig, make_pair, names
+from pasdedeux.train.export import export
+from pasdedeux.train.pair import PairConfig, make_pair
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,35 +35,17 @@ class PairOptions:
 def pair_config(options: PairOptions) -> PairConfig:
     """The default training run with what the options change."""
     default = PairConfig()
-    trunk = replace(
-        default.trunk, device=options.device, seed=options.seed, steps=options.steps or default.trunk.steps
-    )
+    trunk = replace(default.trunk, device=options.device, seed=options.seed, steps=options.steps or default.trunk.steps)
     steps = options.branch_steps or default.branch.steps
     branch = replace(default.branch, device=options.device, seed=options.seed, steps=steps, cooldown=steps)
     clips = options.clips or default.clips
     return replace(default, seed=options.seed, clips=clips, trunk=trunk, branch=branch)
 
 
-def manifest_of(config: PairConfig) -> Manifest:
-    """The model folder's manifest that belongs to a training run."""
-    experts = tuple(
-        ExpertFile(name=name, file=f"{name}.safetensors") for name in names(Handoff(config.bounds))
-    )
-    return Manifest(
-        codec=config.codec,
-        model=replace(config.model, channels=config.codec.channels),
-        experts=experts,
-        bounds=config.bounds,
-        shift=config.shift,
-        length=config.frames,
-        size=(config.size, config.size),
-    )
-
-
 def run_training(folder: Path, options: PairOptions, say: Callable[[str], None]) -> None:
-    """Train every stage that is not there yet, then write the manifest that makes `folder` a model folder."""
+    """Train every stage that is not there yet; `folder` becomes a model folder and gets one to be passed on."""
     config = pair_config(options)
     folder.mkdir(parents=True, exist_ok=True)
     make_pair(folder, config, dense=options.dense, processes=options.processes, report=say)
-    (folder / MANIFEST).write_text(manifest_of(config).to_json(), encoding="utf-8")
-    say(f"{folder} is a model folder now: pasdedeux animate --model {folder}")
+    exported = export(folder, config)
+    say(f"{exported} is a model folder now: pasdedeux animate --model {exported}")

@@ -137,9 +137,7 @@ def save_model(
     Raises ValueError unless there is one state dict per expert of the manifest.
     """
     if set(experts) != {expert.name for expert in manifest.experts}:
-        raise ValueError(
-            f"Weights were given for {sorted(experts)}, but the manifest names {manifest.experts}."
-        )
+        raise ValueError(f"Weights were given for {sorted(experts)}, but the manifest names {manifest.experts}.")
     folder.mkdir(parents=True, exist_ok=True)
     for expert in manifest.experts:
         _store(folder / expert.file, experts[expert.name], dtype)
@@ -149,9 +147,7 @@ def save_model(
 
 def _store(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     partial = path.with_suffix(".partial")
-    save_file(
-        {name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in weights.items()}, partial
-    )
+    save_file({name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in weights.items()}, partial)
     partial.replace(path)
 
 
@@ -163,6 +159,4 @@ def _record(kind: type[Any], values: dict[str, Any]) -> Any:
         raise ValueError(
             f"{', '.join(unknown)} is not known in a {kind.__name__}; known are {', '.join(sorted(known))}."
         )
-    return kind(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    )
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

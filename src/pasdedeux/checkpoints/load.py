@@ -19,9 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 SHOWN = 3
 
 
-def load_module(
-    build: Callable[[], Module], path: Path, *, dtype: torch.dtype, device: str = "cpu"
-) -> Module:
+def load_module(build: Callable[[], Module], path: Path, *, dtype: torch.dtype, device: str = "cpu") -> Module:
     """`build()` with the weights of `path` in `dtype` on `device`, in eval mode and without gradients.
 
     Raises ValueError naming the first keys that are missing, unexpected, misshaped or left without a value.

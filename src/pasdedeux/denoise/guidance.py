@@ -11,9 +11,7 @@ from pasdedeux.denoise.levels import at_least_float32
 # Classifier-free guidance (Ho & Salimans 2022, Equation 6, with scale = 1 + w), on velocities:
 #   v = v_uncond + scale (v_cond - v_uncond)
 # Velocity and x_0 are affine in each other at a given x_sigma, so this guides x_0 by the same scale.
-def guided(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, uncond: Any | None, scale: float
-) -> Tensor:
+def guided(denoiser: Denoiser, x: Tensor, sigma: Tensor, cond: Any, uncond: Any | None, scale: float) -> Tensor:
     """Velocity [B, ...], at least float32. One forward pass where scale is 1 or `uncond` None, else two."""
     v_cond = at_least_float32(denoiser(x, sigma, cond))
     # At scale 1 v_uncond cancels: half the work of the step would be thrown away.

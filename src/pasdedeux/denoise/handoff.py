@@ -41,21 +41,15 @@ class Handoff:
     def __post_init__(self) -> None:
         # "not (...)" refuses NaN as well, which would otherwise own nothing and be owned by nobody.
         if not all(0 < bound < 1 for bound in self.bounds):
-            raise ValueError(
-                f"handoff at sigma {_listed(self.bounds)}: every bound must lie strictly between 0 and 1"
-            )
+            raise ValueError(f"handoff at sigma {_listed(self.bounds)}: every bound must lie strictly between 0 and 1")
         if not all(noisier > cleaner for noisier, cleaner in pairwise(self.bounds)):
-            raise ValueError(
-                f"handoff at sigma {_listed(self.bounds)}: bounds must go from noisy to clean (descend)"
-            )
+            raise ValueError(f"handoff at sigma {_listed(self.bounds)}: bounds must go from noisy to clean (descend)")
 
     @classmethod
     def from_snr(cls, *values: float) -> Self:
         """The same from signal-to-noise ratios, which ascend; ValueError unless positive and finite."""
         if not all(0 < value < math.inf for value in values):
-            raise ValueError(
-                f"handoff at SNR {_listed(values)}: a signal-to-noise ratio must be positive and finite"
-            )
+            raise ValueError(f"handoff at SNR {_listed(values)}: a signal-to-noise ratio must be positive and finite")
         return cls(tuple(sigma_from_snr(value) for value in values))
 
     @classmethod

@@ -69,9 +69,7 @@ def schedule(steps: int, shift: float = 1.0, *, start: float = 1.0) -> tuple[flo
     if steps < 1:
         raise ValueError(f"a schedule of {steps} steps was asked for; it needs at least 1")
     if not (shift > 0 and math.isfinite(shift)):
-        raise ValueError(
-            f"the flow shift is {shift}; it must be a positive number (1 leaves the schedule as it is)"
-        )
+        raise ValueError(f"the flow shift is {shift}; it must be a positive number (1 leaves the schedule as it is)")
     if not 0 < start <= 1:
         raise ValueError(f"the schedule starts at sigma {start}; it must lie above 0 and not exceed 1")
     even = (start * ((steps - i) / steps) for i in range(steps + 1))
@@ -83,9 +81,7 @@ def checked_schedule(sigmas: Iterable[float]) -> tuple[float, ...]:
     """The levels as floats; ValueError unless there are two or more, strictly descending, within [0, 1]."""
     levels = tuple(float(sigma) for sigma in sigmas)
     if len(levels) < 2:
-        raise ValueError(
-            f"a schedule of {len(levels)} noise levels has no step; it needs at least two levels"
-        )
+        raise ValueError(f"a schedule of {len(levels)} noise levels has no step; it needs at least two levels")
     # Written as "not (a > b)", so that a NaN, which compares false to everything, is refused too.
     if not (levels[0] <= 1 and levels[-1] >= 0 and all(a > b for a, b in pairwise(levels))):
         raise ValueError(f"the noise levels {levels} must descend strictly and stay within [0, 1]")

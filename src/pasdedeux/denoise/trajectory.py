@@ -71,9 +71,7 @@ class Snapshot:
                 header = (file.metadata() or {}).get(HEADER)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a whole safetensors file, so no run can be resumed from it"
-            ) from error
+            raise ValueError(f"{path} is not a whole safetensors file, so no run can be resumed from it") from error
         if header is None:
             raise ValueError(f"{path} holds tensors but no saved run; a snapshot is written by Snapshot.save")
         return _from_file(json.loads(header), tensors)
@@ -159,9 +157,7 @@ def _resumed(start: Snapshot, x: Tensor, sigmas: Sequence[float], solver: str) -
             f"the saved run has another schedule, of {len(start.sigmas) - 1} steps; resume it with its own"
         )
     if start.solver.name != solver:
-        raise ValueError(
-            f'the saved run used the solver "{start.solver.name}"; it cannot go on with "{solver}"'
-        )
+        raise ValueError(f'the saved run used the solver "{start.solver.name}"; it cannot go on with "{solver}"')
     if start.x.shape != x.shape:
         raise ValueError(f"the saved latent is {tuple(start.x.shape)}; this run's is {tuple(x.shape)}")
     return start.to(x.device)
@@ -192,18 +188,14 @@ def _steps(
 
 # no_grad here and not around the loop: a generator's context would leak into its consumer between steps.
 @torch.no_grad()
-def _advance(
-    experts: ExpertSet, stretch: Run, now: Snapshot, conds: tuple[Any, Any | None], clock: float
-) -> Step:
+def _advance(experts: ExpertSet, stretch: Run, now: Snapshot, conds: tuple[Any, Any | None], clock: float) -> Step:
     """One step: the owner's velocity, guided by the owner's scale, through the solver."""
     expert, i, sigma = experts.experts[stretch.expert], now.i, now.sigmas[now.i]
     levels = torch.full(now.x.shape[:1], sigma, dtype=torch.float32, device=now.x.device)
     v = guided(expert.denoiser, now.x, levels, *conds, expert.guidance)
     # Broadcasting would hide a wrong shape and go on with nonsense.
     if v.shape != now.x.shape:
-        raise ValueError(
-            f"expert {expert.name} gave a velocity {tuple(v.shape)} for a latent {tuple(now.x.shape)}"
-        )
+        raise ValueError(f"expert {expert.name} gave a velocity {tuple(v.shape)} for a latent {tuple(now.x.shape)}")
     x_next, state = SOLVERS[now.solver.name](now.solver, now.x, v, now.sigmas, i)
     return Step(
         i=i,

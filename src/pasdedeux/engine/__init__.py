@@ -5,11 +5,12 @@ with Engine.open("builtin") as engine:
     result.save("out.mp4")
 """
 
+from pasdedeux.engine.description import DescribedExpert, Description, describe
 from pasdedeux.engine.engine import Engine, Event, Prepared, Watched, check_video_name
 from pasdedeux.engine.job import MODES, Job, Result, parse_size, puppet_seed
-from pasdedeux.engine.model import BUILTIN, Model, checked_device, count, model_folder, on_device, open_model
+from pasdedeux.engine.model import BUILTIN, Model, checked_device, count, model_folder, open_model
 from pasdedeux.engine.previews import Preview
-from pasdedeux.engine.report import Report, StepRecord, versions
+from pasdedeux.engine.report import Report, StepRecord, source_commit, versions
 from pasdedeux.engine.settings import Settings, settle
 from pasdedeux.engine.sources import Cast, cast, puppet_character
 
@@ -17,6 +18,8 @@ __all__ = [
     "BUILTIN",
     "MODES",
     "Cast",
+    "DescribedExpert",
+    "Description",
     "Engine",
     "Event",
     "Job",
@@ -32,12 +35,13 @@ __all__ = [
     "check_video_name",
     "checked_device",
     "count",
+    "describe",
     "model_folder",
-    "on_device",
     "open_model",
     "parse_size",
     "puppet_character",
     "puppet_seed",
     "settle",
+    "source_commit",
     "versions",
 ]

@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from pasdedeux.animate.condition.duet import DuetStage
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.animate.outputs import check_writable
 from pasdedeux.animate.perform import Bytes, Denoised, Ready, perform
@@ -32,7 +33,7 @@ from pasdedeux.engine.report import (
 )
 from pasdedeux.engine.settings import Settings, settle
 from pasdedeux.engine.sources import Cast, cast
-from pasdedeux.engine.staging import DeviceStage, set_up
+from pasdedeux.engine.staging import set_up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +87,7 @@ class Rehearsed:
     job: Job
     settings: Settings
     cast: Cast
-    stage: DeviceStage
+    stage: DuetStage
     seconds: float
 
 
@@ -184,9 +185,7 @@ class Engine:
     def _rehearse(self, job: Job, on_event: OnEvent | None) -> Rehearsed:
         began, model = perf_counter(), self.model
         if job.model is not None and model_folder(job.model) != model_folder(model.name):
-            raise ValueError(
-                f'The job asks for the model "{job.model}", but the engine holds "{model.name}".'
-            )
+            raise ValueError(f'The job asks for the model "{job.model}", but the engine holds "{model.name}".')
         settings = settle(job, model.manifest)
         found = cast(job, settings, None if on_event is None else _watching(on_event))
         stage = set_up(found, job.mode, model)
@@ -235,9 +234,7 @@ def _prepared(ready: Rehearsed) -> Prepared:
     return Prepared(frames=frames, segments=segments, settings=settings, notes=ready.cast.notes)
 
 
-def _report(
-    ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], seconds: dict[str, float]
-) -> Report:
+def _report(ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], seconds: dict[str, float]) -> Report:
     told = _prepared(ready)
     return Report(
         job=asdict(ready.job),

@@ -148,9 +148,7 @@ def puppet_seed(source: str | None) -> int | None:
         return None
     seed = source.removeprefix(PUPPET)
     if not (seed.isascii() and seed.isdigit()):
-        raise ValueError(
-            f'"{source}" names no puppet; write puppet: and a whole number, for instance puppet:7.'
-        )
+        raise ValueError(f'"{source}" names no puppet; write puppet: and a whole number, for instance puppet:7.')
     return int(seed)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pasdedeux.animate.condition.duet import DuetPrompt, denoiser
-from pasdedeux.checkpoints.folder import Manifest, load_codec, load_expert, read_manifest
-from pasdedeux.denoise import Denoiser, Expert, ExpertSet, Handoff
+from pasdedeux.checkpoints.folder import ExpertFile, Manifest, load_codec, load_expert, read_manifest
+from pasdedeux.denoise import Denoiser, Expert, ExpertSet, Handoff, schedule
 from pasdedeux.models.codec import PatchCodec
 from pasdedeux.models.duet import DuetInputs, DuetTransformer
 
@@ -26,11 +26,26 @@ class Model:
     codec: PatchCodec
     device: str
 
-    def expert_set(self, handoff: Handoff) -> ExpertSet:
-        """The experts with the noise bands that `handoff` gives them."""
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The manifest's own noise levels, from 1 to 0."""
+        return schedule(self.manifest.steps, self.manifest.shift)
+
+    def expert_set(self, handoff: Handoff | None = None) -> ExpertSet:
+        """The experts with the noise bands that `handoff` gives them; None: the manifest's."""
         pairs = zip(self.manifest.experts, self.experts, strict=True)
-        experts = (Expert(on_device(net, self.device), file.name, file.guidance) for file, net in pairs)
-        return ExpertSet(tuple(experts), handoff)
+        experts = tuple(self._expert(file, net) for file, net in pairs)
+        return ExpertSet(experts, handoff or Handoff(self.manifest.bounds))
+
+    def guest(self, file: ExpertFile) -> Expert | None:
+        """An expert of the same make that is no part of the set; None where the folder has no such file."""
+        folder = model_folder(self.name)
+        if not (folder / file.file).is_file():
+            return None
+        return self._expert(file, load_expert(folder, self.manifest, file, self.device))
+
+    def _expert(self, file: ExpertFile, net: DuetTransformer) -> Expert:
+        return Expert(on_device(net, self.device), file.name, file.guidance)
 
     @property
     def total_parameters(self) -> int:
@@ -48,9 +63,7 @@ def open_model(name: str = BUILTIN, device: str | None = None) -> Model:
     folder, device = model_folder(name), checked_device(device or default_device())
     manifest = read_manifest(folder)
     experts = tuple(load_expert(folder, manifest, expert, device) for expert in manifest.experts)
-    return Model(
-        name=name, manifest=manifest, experts=experts, codec=load_codec(folder, manifest), device=device
-    )
+    return Model(name=name, manifest=manifest, experts=experts, codec=load_codec(folder, manifest), device=device)
 
 
 def model_folder(name: str) -> Path:
@@ -87,12 +100,15 @@ def on_device(model: DuetTransformer, device: str) -> Denoiser:
     inner = denoiser(model)
 
     def velocity(x: Tensor, sigma: Tensor, cond: DuetPrompt, /) -> Tensor:
+        # The planes are large: they travel once per segment, before the prompt prepares them for this model.
+        if id(model) not in cond.prepared:
+            cond.prepared[id(model)] = model.prepare(inputs_on(cond.inputs, device))
         return inner(x.to(device), sigma.to(device), cond).to(x.device)
 
     return velocity
 
 
-def prompt_on(prompt: DuetPrompt, device: str) -> DuetPrompt:
-    """A segment's inputs, moved once."""
-    moved: dict[str, Any] = {f.name: getattr(prompt.inputs, f.name).to(device) for f in fields(DuetInputs)}
-    return DuetPrompt(DuetInputs(**moved))
+def inputs_on(inputs: DuetInputs, device: str) -> DuetInputs:
+    """A segment's inputs on a device."""
+    moved: dict[str, Any] = {f.name: getattr(inputs, f.name).to(device) for f in fields(DuetInputs)}
+    return DuetInputs(**moved)

@@ -4,9 +4,12 @@ import json
 import math
 import platform
 import resource
+import shutil
+import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,3 +115,14 @@ def device_peak_reset(device: str) -> None:
 def versions() -> dict[str, str]:
     """Of the program, of Python and of torch."""
     return {"pasdedeux": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+def source_commit() -> str | None:
+    """The commit of the source this runs from, "-dirty" where it was changed since; None for an installed copy."""
+    root, git = Path(__file__).parents[3], shutil.which("git")
+    # An installed copy may lie inside some other repository, whose commit says nothing of ours.
+    if git is None or not (root / ".git").exists():
+        return None
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    return said.stdout.strip() or None

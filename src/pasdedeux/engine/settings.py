@@ -77,7 +77,5 @@ def _handoff(text: str, manifest: Manifest) -> Handoff:
     handoff = Handoff.parse(text, Handoff(manifest.bounds))
     if handoff.experts != len(manifest.experts):
         wanted = len(manifest.experts) - 1
-        raise ValueError(
-            f'The handoff "{text}" has {len(handoff.bounds)} levels, but this model takes {wanted}.'
-        )
+        raise ValueError(f'The handoff "{text}" has {len(handoff.bounds)} levels, but this model takes {wanted}.')
     return handoff

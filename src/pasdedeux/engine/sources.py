@@ -58,18 +58,14 @@ def find_performance(source: str, settings: Settings, on_frame: OnFrame | None =
     seed = puppet_seed(source)
     if seed is not None:
         return puppet_performance(seed, settings)
-    return detect_performance(
-        Path(source), settings.fps, settings.size, max_frames=settings.frames, on_frame=on_frame
-    )
+    return detect_performance(Path(source), settings.fps, settings.size, max_frames=settings.frames, on_frame=on_frame)
 
 
 def puppet_character(seed: int, size: tuple[int, int]) -> CharacterImage:
     """A puppet's picture in a place of its own, with exact joints and mask."""
     place, light = Place.from_seed(seed), Light.from_seed(seed)
     clip = render_still(Character.from_seed(seed), place, light, size, seed)
-    return CharacterImage(
-        image=clip.frames[0], mask=clip.mask[0], keypoints=joints(clip), background=clip.background
-    )
+    return CharacterImage(image=clip.frames[0], mask=clip.mask[0], keypoints=joints(clip), background=clip.background)
 
 
 def puppet_performance(seed: int, settings: Settings) -> Performance:

@@ -13,6 +13,7 @@ C latent channels, D width, N heads.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -111,9 +112,7 @@ class Stem(nn.Module):
     def __init__(self, planes: int, widths: tuple[int, int, int]) -> None:
         super().__init__()
         sizes = (planes, *widths)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, P, H, W] to [B, H/8, W/8, widths[-1]]."""
@@ -136,6 +135,11 @@ class Attention(nn.Module):
         """[B, L, D] to queries, keys and values [B, N, L, D/N], the first two normalised and turned."""
         q, k, v = rearrange(self.qkv(x), "B L (three N d) -> three B N L d", three=3, N=self.heads)
         return rotate(normalise(q), turn), rotate(normalise(k), turn), v
+
+    def keys(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of `split`."""
+        _, k, v = self.split(x, turn)
+        return k, v
 
     def forward(self, x: Tensor, turn: Tensor, more: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """[B, L, D] to the same; `more` keys and values are seen by every query."""
@@ -266,11 +270,8 @@ class DuetTransformer(nn.Module):
         dtype = inputs.planes.dtype
         space, time = (turn.to(inputs.planes) for turn in self.turns(inputs.base.shape[2], rows, columns))
         reference = self.reference_embedding(self.reference_stem(inputs.reference).flatten(1, 2))
-        keys = tuple(
-            block.self_attn.split(normalise(reference), space)[1:]  # type: ignore[operator, union-attr]
-            for block in self.blocks
-            if block.spatial
-        )
+        seen = normalise(reference)
+        keys = tuple(block.self_attn.keys(seen, space) for block in self.blocks if block.spatial)  # pyright: ignore
         return DuetCondition(
             tokens=self.tokens(inputs),
             keys=keys,
@@ -309,7 +310,11 @@ class DuetTransformer(nn.Module):
         The network sees the residual r around base as x shows it, (1-σ)·r + σ·ε, scaled to unit variance as by c_in
         of EDM's table 1, and gives the clean residual in units of its deviation s.
         """
-        level, base, s = sigma.float()[:, None, None, None, None], cond.base.float(), self.deviation(cond.region)
+        level, base, s = (
+            sigma.float()[:, None, None, None, None],
+            cond.base.float(),
+            self.deviation(cond.region),
+        )
         c_in = ((1 - level).square() * s.square() + level.square()).rsqrt()
         raw = self.network((c_in * (x - (1 - level) * base)).to(cond.tokens.dtype), sigma, cond).float()
         return base + (1 - cond.known.float()) * s * raw, raw

@@ -54,9 +54,7 @@ class VAEConfig:
         if len(self.temporal) != len(self.multipliers) - 1:
             steps = len(self.multipliers) - 1
             given = len(self.temporal)
-            raise ValueError(
-                f"{steps + 1} levels have {steps} steps between them, but temporal names {given}."
-            )
+            raise ValueError(f"{steps + 1} levels have {steps} steps between them, but temporal names {given}.")
         for name, values in (("latent_mean", self.latent_mean), ("latent_std", self.latent_std)):
             if len(values) != self.latent_channels:
                 raise ValueError(
@@ -208,9 +206,7 @@ class WanVAE(nn.Module):
         """
         expected = self.stride[0] if cache else 1
         if video.shape[2] != expected:
-            raise ValueError(
-                f"The next chunk of this stream must have {expected} frames, not {video.shape[2]}."
-            )
+            raise ValueError(f"The next chunk of this stream must have {expected} frames, not {video.shape[2]}.")
         moments = self.conv1(self.encoder(video.to(self.conv1.weight.dtype), cache))
         mean, _log_variance = moments.float().chunk(2, dim=1)
         mu, sigma = self._statistics(mean)
@@ -240,14 +236,10 @@ class WanVAE(nn.Module):
         if len(shape) != 5 or shape[1] != 3:
             raise ValueError(f"A video must be [batch, 3, frames, height, width], not {list(shape)}.")
         if shape[2] < 1 or (shape[2] - 1) % time:
-            raise ValueError(
-                f"A video of {shape[2]} frames does not fit: it must have 1 plus a multiple of {time}."
-            )
+            raise ValueError(f"A video of {shape[2]} frames does not fit: it must have 1 plus a multiple of {time}.")
         if min(shape[3:]) < 1 or shape[3] % rows or shape[4] % columns:
             size, unit = f"{shape[4]}x{shape[3]}", f"{columns} and {rows}"
-            raise ValueError(
-                f"A video of {size} pixels does not fit: width and height must be multiples of {unit}."
-            )
+            raise ValueError(f"A video of {size} pixels does not fit: width and height must be multiples of {unit}.")
 
     def _check_latent(self, shape: torch.Size) -> None:
         if len(shape) != 5 or shape[1] != self.channels or min(shape[2:]) < 1:

@@ -138,9 +138,7 @@ class Character:
             hair_colour=palette.contrast(rng, palette.HAIR, skin),
             fringe=float(rng.uniform(-1, 1)),
             hair_length=float(rng.uniform(0, 1)),
-            beard=bool(
-                kind == "person" and hair in ("bald", "buzz", "short", "swept") and rng.random() < 0.35
-            ),
+            beard=bool(kind == "person" and hair in ("bald", "buzz", "short", "swept") and rng.random() < 0.35),
             body=_body(rng),
             face=_face(rng, kind, skin),
             outfit=_outfit(rng, skin),
@@ -226,9 +224,7 @@ def _outfit(rng: np.random.Generator, skin: Colour) -> Outfit:
         neck=str(rng.choice(NECKS)),
         bottom=str(rng.choice(BOTTOMS, p=(0.4, 0.17, 0.15, 0.16, 0.12))),
         legs=legs,
-        leg_pattern=str(
-            rng.choice(("plain", "stripes", "dots", "seam", "cuffs"), p=(0.45, 0.13, 0.1, 0.16, 0.16))
-        ),
+        leg_pattern=str(rng.choice(("plain", "stripes", "dots", "seam", "cuffs"), p=(0.45, 0.13, 0.1, 0.16, 0.16))),
         skirt_length=float(rng.uniform(0.35, 0.95)),
         shoes=palette.contrast(rng, palette.CLOTH, legs),
         socks=lighter(palette.pick(rng, palette.CLOTH), 0.3),

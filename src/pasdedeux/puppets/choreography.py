@@ -49,9 +49,7 @@ class Choreography:
         frames is not positive, or start is negative.
         """
         if frames < 1 or fps <= 0 or start < 0:
-            raise ValueError(
-                f"frames >= 1, fps > 0 and start >= 0 are needed, not {frames}, {fps} and {start}"
-            )
+            raise ValueError(f"frames >= 1, fps > 0 and start >= 0 are needed, not {frames}, {fps} and {start}")
         t = start + np.arange(frames) / fps
         still = Poses.still(frames)
         total = {name: getattr(still, name).astype(float) for name in LAYOUT}
@@ -79,9 +77,7 @@ class Choreography:
                 parts.append((max(k, -2), edge(k), weight))
         return parts
 
-    def _add(
-        self, total: dict[str, Array], t: Array, layer: int, moves: tuple[Move, ...], pace: float
-    ) -> None:
+    def _add(self, total: dict[str, Array], t: Array, layer: int, moves: tuple[Move, ...], pace: float) -> None:
         for index, begin, weight in self._segments(t, layer, pace):
             rng = self._rng(layer, index)
             offsets: Offsets = moves[rng.integers(len(moves))](t - begin, rng)

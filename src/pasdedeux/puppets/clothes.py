@@ -53,9 +53,7 @@ def _bib(trunk: Trunk, character: Character) -> list[Shape]:
         shapes.append(Shape(points=strap[:, None], colour=colour, visible=trunk.seen(side * 0.6)))
         button = np.array([0.66]), np.array([side * 0.5])
         shapes += patches(trunk, *button, circle(8), (0.97, 0.85, 0.45), 0.011)
-    pocket = patches(
-        trunk, np.array([0.42]), np.array([0.0]), square() * [1.2, 0.8], darker(colour, 0.25), 0.024
-    )
+    pocket = patches(trunk, np.array([0.42]), np.array([0.0]), square() * [1.2, 0.8], darker(colour, 0.25), 0.024)
     return shapes + pocket
 
 
@@ -73,10 +71,7 @@ def _skirt(trunk: Trunk, character: Character, joints: Joints, ink: Ink) -> list
     hem = np.stack([x, y], -1)
     waist = trunk.at(0.2, np.linspace(1, -1, 9))
     points = np.concatenate([hem, waist], 1)[:, None]
-    folds = [
-        stroke(np.stack([hem[:, i], 0.45 * hem[:, i] + 0.55 * waist[:, 8 - i]], 1), 0.007, 0.3)
-        for i in (2, 4, 6)
-    ]
+    folds = [stroke(np.stack([hem[:, i], 0.45 * hem[:, i] + 0.55 * waist[:, 8 - i]], 1), 0.007, 0.3) for i in (2, 4, 6)]
     trimmed = np.concatenate([hem, (hem * 0.86 + waist[:, ::-1] * 0.14)[:, ::-1]], 1)[:, None]
     shapes = solid(points, colour, ink)
     if outfit.leg_pattern != "plain":
@@ -92,9 +87,7 @@ def _collar(trunk: Trunk, character: Character, ink: Ink) -> list[Shape]:
         points = trunk.on(np.array([1.02, 1.02, 0.72]), np.array([-0.5, 0.5, 0.0]))
         return [Shape(points=points[:, None], colour=character.skin, visible=seen)]
     if outfit.neck == "collar":
-        flaps = [
-            trunk.on(np.array([1.03, 1.0, 0.8, 0.98]), s * np.array([0.0, 0.75, 0.55, 0.05])) for s in SIDES
-        ]
+        flaps = [trunk.on(np.array([1.03, 1.0, 0.8, 0.98]), s * np.array([0.0, 0.75, 0.55, 0.05])) for s in SIDES]
         return [Shape(points=flap[:, None], colour=lighter(outfit.top, 0.45), visible=seen) for flap in flaps]
     points = trunk.on(np.array([1.02, 1.02, 0.93, 0.9, 0.93]), np.array([-0.5, 0.5, 0.32, 0.0, -0.32]))
     return [Shape(points=points[:, None], colour=character.skin, visible=seen)]
@@ -122,9 +115,7 @@ def _extra(trunk: Trunk, character: Character, ink: Ink) -> list[Shape]:
     if extra == "bowtie":
         knot = trunk.on(np.array([0.95]), np.array([0.0]))[:, 0]
         wings = [capsule(knot + trunk.across * s * 0.034, knot, 0.023, 0.005) for s in SIDES]
-        return [s for w in wings for s in solid(w, colour, ink, seen)] + solid(
-            disc(knot, 0.011), colour, ink, seen
-        )
+        return [s for w in wings for s in solid(w, colour, ink, seen)] + solid(disc(knot, 0.011), colour, ink, seen)
     if extra == "badge":
         return patches(trunk, np.array([0.72]), np.array([0.5]), star(), colour, 0.024)
     return []

@@ -23,18 +23,14 @@ class Easel:
 
     def polygon(self, points: list[tuple[float, float]] | NDArray[np.float64], colour: Colour) -> None:
         corners = ((np.asarray(points, float) + np.array([self.half, 0])) * self.height - 0.5) * 16
-        cv2.fillPoly(
-            self.canvas, [np.rint(corners).astype(np.int32)], [255 * c for c in colour], cv2.LINE_AA, 4
-        )
+        cv2.fillPoly(self.canvas, [np.rint(corners).astype(np.int32)], [255 * c for c in colour], cv2.LINE_AA, 4)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
 
     def disc(self, x: float, y: float, rx: float, colour: Colour, ry: float | None = None) -> None:
         angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-        self.polygon(
-            np.stack([x + rx * np.cos(angle), y + (rx if ry is None else ry) * np.sin(angle)], -1), colour
-        )
+        self.polygon(np.stack([x + rx * np.cos(angle), y + (rx if ry is None else ry) * np.sin(angle)], -1), colour)
 
     def fade(self, top: Colour, low: Colour, y0: float = 0.0, y1: float = 1.0) -> None:
         """A vertical gradient between two heights over the whole width."""
@@ -144,9 +140,7 @@ def paint_tree(easel: Easel, rng: Rng, x: float, y: float, size: float, leaf: Co
     if rng.random() < 0.35:
         for k in range(3):
             w, top = (0.36 - 0.08 * k) * size, y - (0.3 + 0.28 * k) * size
-            easel.polygon(
-                [(x - w, top), (x + w, top), (x, top - 0.45 * size)], mix(leaf, (1, 1, 1), 0.07 * k)
-            )
+            easel.polygon([(x - w, top), (x + w, top), (x, top - 0.45 * size)], mix(leaf, (1, 1, 1), 0.07 * k))
         return
     for dx, dy, r in ((-0.2, 0.65, 0.25), (0.22, 0.62, 0.24), (0, 0.88, 0.3)):
         easel.disc(x + dx * size, y - dy * size, r * size, leaf)

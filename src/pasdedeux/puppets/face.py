@@ -59,9 +59,7 @@ def _shape(
 def _line(
     head: Head, where: Array, width: float, colour: Colour, seen: NDArray[np.bool_] | None, taper: float
 ) -> Shape:
-    return Shape(
-        points=stroke(head.place(where), width * head.body.head_height, taper), colour=colour, visible=seen
-    )
+    return Shape(points=stroke(head.place(where), width * head.body.head_height, taper), colour=colour, visible=seen)
 
 
 def _cheeks(head: Head, character: Character) -> list[Shape]:
@@ -69,9 +67,7 @@ def _cheeks(head: Head, character: Character) -> list[Shape]:
     angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     if character.kind in ("bear", "cat", "bunny"):
         muzzle = front(0.44 * np.cos(angle), face.mouth_y + 0.12 + 0.3 * np.sin(angle))
-        shapes.append(
-            _shape(head, muzzle, lighter(character.skin, 0.5), head.facing(front(0.0, face.mouth_y), -0.1))
-        )
+        shapes.append(_shape(head, muzzle, lighter(character.skin, 0.5), head.facing(front(0.0, face.mouth_y), -0.1)))
     rosy = mix(character.skin, (0.95, 0.35, 0.35), 0.55 * face.blush)
     for side in SIDES if face.blush > 0.1 else ():
         cheek = front(side * 0.58 + 0.16 * np.cos(angle), -0.34 + 0.12 * np.sin(angle))
@@ -171,9 +167,7 @@ def _nose(head: Head, character: Character, points: Array) -> list[Shape]:
     colour = DARK if animal else mix(character.skin, (0.85, 0.3, 0.28), 0.28)
     seen = head.facing(front(0.0, tip_y), -0.15)
     edge = head.place(ball, wrap=False)[:, None]
-    glint = head.place(ball * 0.5 + 0.5 * ball.mean(0) + np.array([-0.2, 0.25, 0.02]) * size, wrap=False)[
-        :, None
-    ]
+    glint = head.place(ball * 0.5 + 0.5 * ball.mean(0) + np.array([-0.2, 0.25, 0.02]) * size, wrap=False)[:, None]
     return [
         Shape(points=edge, colour=colour, visible=seen),
         Shape(points=glint, colour=lighter(colour, 0.35), visible=seen),
@@ -225,12 +219,8 @@ def glasses(head: Head, character: Character) -> list[Shape]:
     if face.glasses == "none":
         return []
     angle = np.linspace(0, 2 * np.pi, 17)
-    bend = (
-        np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** 0.4 if face.glasses == "square" else np.cos(angle)
-    )
-    rise = (
-        np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** 0.4 if face.glasses == "square" else np.sin(angle)
-    )
+    bend = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** 0.4 if face.glasses == "square" else np.cos(angle)
+    rise = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** 0.4 if face.glasses == "square" else np.sin(angle)
     size = max(face.eye_width, face.eye_height) * 1.25
     shapes = []
     for sign in SIDES:
@@ -238,7 +228,5 @@ def glasses(head: Head, character: Character) -> list[Shape]:
         seen = head.facing(front(sign * face.eye_x, face.eye_y), 0.15)
         shapes.append(_line(head, rim, 0.06, darker(character.outfit.hat_colour, 0.5), seen, 1.0))
     bridge = front(np.linspace(-0.1, 0.1, 4), face.eye_y + 0.05, 1.08)
-    shapes.append(
-        _line(head, bridge, 0.06, darker(character.outfit.hat_colour, 0.5), head.facing(bridge[1]), 1.0)
-    )
+    shapes.append(_line(head, bridge, 0.06, darker(character.outfit.hat_colour, 0.5), head.facing(bridge[1]), 1.0))
     return shapes

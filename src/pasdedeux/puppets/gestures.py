@@ -64,9 +64,7 @@ def glide(t: Array, rng: Rng) -> Offsets:
     """Arms spread like wings, a wave running through them."""
     a, arms = beat(t, rng, 0.3, 0.7), fill(t, (2, 4))
     for side, phase in enumerate((a, a + rng.choice([0, np.pi]))):
-        arms[:, side] = np.stack(
-            [0 * a, 1.15 + 0.35 * np.sin(phase), 0 * a - 0.5, 0.25 + 0.3 * np.sin(phase - 1)], -1
-        )
+        arms[:, side] = np.stack([0 * a, 1.15 + 0.35 * np.sin(phase), 0 * a - 0.5, 0.25 + 0.3 * np.sin(phase - 1)], -1)
     return {"arms": arms}
 
 
@@ -90,9 +88,7 @@ def point(t: Array, rng: Rng) -> Offsets:
 def clap(t: Array, rng: Rng) -> Offsets:
     """Hands meet in front of the chest."""
     a, arms = beat(t, rng, 1.2, 2.0), fill(t, (2, 4))
-    arms[:] = np.stack([0 * a + 0.75, 0.12 + 0.16 * np.sin(a), 0.75 - 0.3 * np.sin(a), 0 * a + 1.2], -1)[
-        :, None
-    ]
+    arms[:] = np.stack([0 * a + 0.75, 0.12 + 0.16 * np.sin(a), 0.75 - 0.3 * np.sin(a), 0 * a + 1.2], -1)[:, None]
     return {"arms": arms}
 
 

@@ -10,9 +10,7 @@ from .head import Head, front
 from .shapes import Array, Colour, Ink, Shape, capsule, darker, disc, lighter, solid
 
 MANES: Final = {"bob": (0.75, 1.15), "long": (1.5, 1.16)}
-CURLS: Final = tuple(
-    (np.cos(a), np.sin(a), z) for a in np.linspace(-0.35, np.pi + 0.35, 8) for z in (0.25, -0.4)
-)
+CURLS: Final = tuple((np.cos(a), np.sin(a), z) for a in np.linspace(-0.35, np.pi + 0.35, 8) for z in (0.25, -0.4))
 
 
 def cap(
@@ -80,14 +78,11 @@ def balls(character: Character) -> list[tuple[tuple[float, float, float], float,
         blobs += [((s * 0.8, 0.85, -0.1), 0.34, colour) for s in SIDES]
     if style == "pigtails":
         blobs += [
-            ((s * 1.12, 0.1 - 0.34 * k, -0.15), 0.3 - 0.05 * k, colour)
-            for s in SIDES
-            for k in range(2 + round(length))
+            ((s * 1.12, 0.1 - 0.34 * k, -0.15), 0.3 - 0.05 * k, colour) for s in SIDES for k in range(2 + round(length))
         ]
     if style == "ponytail":
         blobs += [
-            ((0.0, 0.62 - 0.36 * k, -1.12 - 0.1 * (k == 1)), 0.32 - 0.03 * k, colour)
-            for k in range(3 + round(length))
+            ((0.0, 0.62 - 0.36 * k, -1.12 - 0.1 * (k == 1)), 0.32 - 0.03 * k, colour) for k in range(3 + round(length))
         ]
     if style in ("curly", "afro"):
         size = 0.3 if style == "curly" else 0.46
@@ -97,9 +92,7 @@ def balls(character: Character) -> list[tuple[tuple[float, float, float], float,
     return blobs
 
 
-def ball_shapes(
-    head: Head, place: Array, radius: float, colour: Colour, ink: Ink
-) -> tuple[list[Shape], list[Shape]]:
+def ball_shapes(head: Head, place: Array, radius: float, colour: Colour, ink: Ink) -> tuple[list[Shape], list[Shape]]:
     points = disc(head.place(place[None], wrap=False), radius * head.body.head_height, 14)
     near = head.depth(place[None])[:, 0] > 0.12
     return solid(points, colour, ink, ~near), solid(points, colour, ink, near)
@@ -109,11 +102,7 @@ def spike_shapes(head: Head, character: Character, ink: Ink) -> list[Shape]:
     """Pointed things that stick out behind the head: spiky hair, mohawk, cat and bunny ears, antennas."""
     shapes: list[Shape] = []
     if character.hair in ("spiky", "mohawk"):
-        angles = (
-            np.linspace(0.1, 0.9, 8) * np.pi
-            if character.hair == "spiky"
-            else np.linspace(0.36, 0.64, 4) * np.pi
-        )
+        angles = np.linspace(0.1, 0.9, 8) * np.pi if character.hair == "spiky" else np.linspace(0.36, 0.64, 4) * np.pi
         for angle in angles:
             flat = character.hair == "mohawk"
             x, y = np.cos(angle), np.sin(angle)
@@ -125,19 +114,15 @@ def spike_shapes(head: Head, character: Character, ink: Ink) -> list[Shape]:
         foot = np.array([[side * 0.55, 0.72, 0.0]])
         tip = foot * np.array([1.15 if character.kind == "cat" else 0.9, tall, 1])
         round_tip = 0.05 if character.kind == "cat" else 0.17
-        shapes += spike(
-            head, foot, tip, 0.3 if character.kind == "cat" else 0.2, character.skin, ink, round_tip
-        )
-        shapes += spike(
-            head, foot, 0.2 * foot + 0.8 * tip, 0.14, lighter(character.skin, 0.45), ink, 0.5 * round_tip
-        )[1:2]
+        shapes += spike(head, foot, tip, 0.3 if character.kind == "cat" else 0.2, character.skin, ink, round_tip)
+        shapes += spike(head, foot, 0.2 * foot + 0.8 * tip, 0.14, lighter(character.skin, 0.45), ink, 0.5 * round_tip)[
+            1:2
+        ]
     if character.kind in ("robot", "alien"):
         for side in SIDES if character.kind == "alien" else (0.0,):
             foot, tip = np.array([[side * 0.3, 0.85, 0.0]]), np.array([[side * 0.55, 1.5, 0.0]])
             shapes += spike(head, foot, tip, 0.05, darker(character.skin, 0.4), ink, 0.05)
-            shapes += solid(
-                disc(head.place(tip, wrap=False), 0.14 * head.body.head_height), (0.95, 0.4, 0.3), ink
-            )
+            shapes += solid(disc(head.place(tip, wrap=False), 0.14 * head.body.head_height), (0.95, 0.4, 0.3), ink)
     return shapes
 
 

@@ -13,9 +13,7 @@ def hat_shapes(head: Head, character: Character, ink: Ink) -> list[Shape]:
     hat, colour, trim = character.outfit.hat, character.outfit.hat_colour, character.outfit.trim
     if hat == "beanie":
         rim = _ring(head, 0.54, 0.74, 1.0, trim, ink, 0.08)
-        ball = solid(
-            disc(head.place(np.array([[0, 1.25, -0.1]]), wrap=False), 0.22 * head.body.head_height), trim, ink
-        )
+        ball = solid(disc(head.place(np.array([[0, 1.25, -0.1]]), wrap=False), 0.22 * head.body.head_height), trim, ink)
         return ball + cap(head, (0, 0.97, -0.2), 0.5, 1.16, colour, ink) + rim
     if hat == "cap":
         peak = _brim(head, 0.56, 0.82, darker(colour, 0.15), ink, (0.0, 0.02, 0.62))
@@ -35,9 +33,7 @@ def hat_shapes(head: Head, character: Character, ink: Ink) -> list[Shape]:
     return []
 
 
-def _ring(
-    head: Head, low: float, high: float, radius: float, colour: Colour, ink: Ink, thick: float
-) -> list[Shape]:
+def _ring(head: Head, low: float, high: float, radius: float, colour: Colour, ink: Ink, thick: float) -> list[Shape]:
     """A band around the head between two heights: the seen half of both circles."""
     circle = _circle(radius)
     near = head.depth(circle) > -0.05
@@ -111,9 +107,7 @@ def _crown(head: Head, colour: Colour, ink: Ink) -> list[Shape]:
 def _bow(head: Head, colour: Colour, ink: Ink) -> list[Shape]:
     knot, shapes = np.array([0.55, 0.92, 0.15]), []
     for sign in SIDES:
-        shapes += spike(
-            head, (knot + np.array([sign * 0.36, 0.05, 0]))[None], knot[None], 0.24, colour, ink, 0.06
-        )
+        shapes += spike(head, (knot + np.array([sign * 0.36, 0.05, 0]))[None], knot[None], 0.24, colour, ink, 0.06)
     return shapes + solid(
         disc(head.place(knot[None], wrap=False), 0.11 * head.body.head_height), darker(colour, 0.2), ink
     )

@@ -60,9 +60,7 @@ class Head:
         ring = radius * np.stack([np.cos(angle), np.sin(angle)], -1)
         return self.plane(np.broadcast_to(ring, (len(self.roll), corners, 2)))[:, None]
 
-    def cap(
-        self, axis: tuple[float, float, float], cut: float, radius: float = 1.0, corners: int = 20
-    ) -> Array:
+    def cap(self, axis: tuple[float, float, float], cut: float, radius: float = 1.0, corners: int = 20) -> Array:
         """The seen part of the ball where axis . p > cut, [T, 1, 2 * corners, 2]: an edge arc and the
         cutting circle.
         """

@@ -12,9 +12,7 @@ def room(easel: Easel, rng: Rng) -> None:
     easel.fade(wall, lighter(wall, 0.12), 0, horizon)
     _paper(easel, rng, horizon, mix(wall, one_of(rng, (1, 1, 1), darker(wall)), 0.25))
     left = rng.choice([-1, 1])
-    _window(easel, rng, left * easel.half * 0.6) if rng.random() < 0.7 else _frame(
-        easel, rng, left * easel.half * 0.6
-    )
+    _window(easel, rng, left * easel.half * 0.6) if rng.random() < 0.7 else _frame(easel, rng, left * easel.half * 0.6)
     _frame(easel, rng, -left * easel.half * rng.uniform(0.55, 0.75))
     paint_floor(
         easel,
@@ -93,9 +91,7 @@ def _frame(easel: Easel, rng: Rng, x: float) -> None:
         )
         easel.box(cx - w, cy - h, cx + w, cy + h, soft(rng, 0.7, 0.98))
         easel.disc(cx + rng.uniform(-0.3, 0.3) * w, cy, 0.4 * h, soft(rng, 0.5, 0.9, 0.7))
-        easel.polygon(
-            [(cx - w, cy + h), (cx - 0.2 * w, cy + 0.2 * h), (cx + w, cy + h)], soft(rng, 0.4, 0.8, 0.6)
-        )
+        easel.polygon([(cx - w, cy + h), (cx - 0.2 * w, cy + 0.2 * h), (cx + w, cy + h)], soft(rng, 0.4, 0.8, 0.6))
 
 
 def _plant(easel: Easel, rng: Rng, x: float, y: float) -> None:
@@ -135,9 +131,7 @@ def _shelf(easel: Easel, rng: Rng, x: float, y: float) -> None:
         edge = x - 0.11
         while edge < x + 0.06:
             wide = rng.uniform(0.016, 0.035)
-            easel.box(
-                edge, low - rng.uniform(0.07, 0.105), edge + wide - 0.003, low, soft(rng, 0.6, 0.95, 0.75)
-            )
+            easel.box(edge, low - rng.uniform(0.07, 0.105), edge + wide - 0.003, low, soft(rng, 0.6, 0.95, 0.75))
             edge += wide
 
 
@@ -151,9 +145,7 @@ def stage(easel: Easel, rng: Rng) -> None:
     for s in (-1, 1):
         for k in range(4):
             x0, x1 = s * (easel.half - 0.05 * k), s * (easel.half - 0.05 * (k + 1))
-            easel.polygon(
-                [(x0, 0), (x1, 0), (x1 + s * 0.012, 0.82), (x0, 0.84)], mix(cloth, (0, 0, 0), 0.2 * (k % 2))
-            )
+            easel.polygon([(x0, 0), (x1, 0), (x1 + s * 0.012, 0.82), (x0, 0.84)], mix(cloth, (0, 0, 0), 0.2 * (k % 2)))
     for k in np.arange(-8, 9):
         easel.disc(k * 0.14, 0.04, 0.085, mix(cloth, (1, 1, 1), 0.1 * (k % 2)), 0.075)
 
@@ -166,9 +158,7 @@ def studio(easel: Easel, rng: Rng) -> None:
     if kind == 0:
         easel.disc(rng.uniform(-0.1, 0.1), 0.45, rng.uniform(0.3, 0.4), accent)
     for k in range(-7, 8) if kind == 1 else ():
-        easel.polygon(
-            [(0.2 * k, 0), (0.2 * k + 0.1, 0), (0.2 * k - 0.2, horizon), (0.2 * k - 0.3, horizon)], accent
-        )
+        easel.polygon([(0.2 * k, 0), (0.2 * k + 0.1, 0), (0.2 * k - 0.2, horizon), (0.2 * k - 0.3, horizon)], accent)
     for _ in range(14 if kind == 2 else 0):
         easel.disc(
             rng.uniform(-1, 1) * easel.half,

@@ -14,15 +14,11 @@ def leg(joints: Joints, character: Character, side: int, ink: Ink) -> list[Shape
     hip, knee, ankle, toe = (getattr(joints, name)[:, side, :2] for name in ("hip", "knee", "ankle", "toe"))
     thick, thin = body.leg_radius, 0.72 * body.leg_radius
     long = outfit.bottom in ("trousers", "overalls")
-    shapes = tube(
-        [hip, knee, ankle], [thick, 0.85 * thick, thin], outfit.legs if long else character.skin, ink
-    )
+    shapes = tube([hip, knee, ankle], [thick, 0.85 * thick, thin], outfit.legs if long else character.skin, ink)
     if long and outfit.leg_pattern == "cuffs":
         shapes += tube([0.16 * knee + 0.84 * ankle, ankle], [thin * 1.15, thin * 1.2], outfit.trim, ink)
     if long and outfit.leg_pattern in ("stripes", "dots", "seam"):
-        shapes += limb_pattern(
-            [hip, knee, ankle], [thick, 0.85 * thick, thin], outfit.leg_pattern, outfit.trim, side
-        )
+        shapes += limb_pattern([hip, knee, ankle], [thick, 0.85 * thick, thin], outfit.leg_pattern, outfit.trim, side)
     if not long:
         shapes += tube([0.35 * knee + 0.65 * ankle, ankle], [1.02 * thin, 1.05 * thin], outfit.socks, ink)
     if outfit.bottom == "shorts":
@@ -33,9 +29,7 @@ def leg(joints: Joints, character: Character, side: int, ink: Ink) -> list[Shape
 def _shoe(ankle: Array, toe: Array, character: Character, ink: Ink) -> list[Shape]:
     heel = ankle + np.array([0, -0.35 * character.body.ankle])
     size = 0.8 * character.body.ankle
-    sole = capsule(
-        heel - np.array([0, 0.25 * size]), toe - np.array([0, 0.12 * size]), 0.85 * size, 0.85 * size
-    )
+    sole = capsule(heel - np.array([0, 0.25 * size]), toe - np.array([0, 0.12 * size]), 0.85 * size, 0.85 * size)
     pale = lighter(character.outfit.shoes, 0.7)
     upper = tube([heel, toe], [size, 0.9 * size], character.outfit.shoes, ink)
     return [
@@ -61,9 +55,7 @@ def arm(joints: Joints, character: Character, side: int, ink: Ink) -> list[Shape
         chain, radii = [shoulder, elbow, end], [1.2 * thick, 1.12 * thick, 1.0 * thick]
     shapes += tube(chain, radii, outfit.top, ink)
     if outfit.pattern in ("stripes", "dots", "checks", "diamonds"):
-        shapes += limb_pattern(
-            chain, radii, "stripes" if outfit.pattern == "stripes" else "dots", outfit.trim, side
-        )
+        shapes += limb_pattern(chain, radii, "stripes" if outfit.pattern == "stripes" else "dots", outfit.trim, side)
     elif outfit.pattern in ("band", "star", "heart"):
         cuff = 0.88 * chain[-1] + 0.12 * chain[-2]
         shapes += tube([cuff, chain[-1]], [1.04 * radii[-1], 1.06 * radii[-1]], outfit.trim, ink)
@@ -81,14 +73,11 @@ def hand(joints: Joints, character: Character, side: int, ink: Ink) -> list[Shap
         0.24 * size,
     )
     links = [
-        (points[:, a], points[:, b])
-        for k in range(5)
-        for a, b in ((1 + 4 * k, 3 + 4 * k), (3 + 4 * k, 4 + 4 * k))
+        (points[:, a], points[:, b]) for k in range(5) for a, b in ((1 + 4 * k, 3 + 4 * k), (3 + 4 * k, 4 + 4 * k))
     ]
     fingers = [(p, q, 0.09 * size) for p, q in links]
     outlines = [
-        Shape(points=capsule(p, q, r + ink.width, r + ink.width, 4), colour=darker(colour))
-        for p, q, r in fingers
+        Shape(points=capsule(p, q, r + ink.width, r + ink.width, 4), colour=darker(colour)) for p, q, r in fingers
     ]
     paint = [Shape(points=capsule(p, q, r, r, 4), colour=colour, shade=0.7) for p, q, r in fingers]
     return [
@@ -129,7 +118,6 @@ def _held(joints: Joints, character: Character, side: int, ink: Ink) -> list[Sha
         return tube([grip - 0.02 * along, grip + 0.05 * along], [0.032, 0.037], colour, ink)
     across = np.stack([-along[:, 1], along[:, 0]], -1)
     corners = [
-        grip + a * along + b * across
-        for a, b in ((-0.06, -0.045), (-0.06, 0.045), (0.07, 0.045), (0.07, -0.045))
+        grip + a * along + b * across for a, b in ((-0.06, -0.045), (-0.06, 0.045), (0.07, 0.045), (0.07, -0.045))
     ]
     return solid(np.stack(corners, 1)[:, None], colour, ink)

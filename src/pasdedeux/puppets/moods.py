@@ -11,9 +11,7 @@ from .shapes import Array
 def quiet(t: Array, rng: Rng) -> Offsets:
     """A mood: smile and brows, hardly changing."""
     mood = rng.normal(0.2, 0.5)
-    mouth = np.stack(
-        [0.04 + 0 * t, 0.3 * wobble(t, rng, 0.2)[:, 0], mood + 0.2 * wobble(t, rng, 0.3)[:, 0]], -1
-    )
+    mouth = np.stack([0.04 + 0 * t, 0.3 * wobble(t, rng, 0.2)[:, 0], mood + 0.2 * wobble(t, rng, 0.3)[:, 0]], -1)
     return {"mouth": mouth, "brows": 0.3 * wobble(t, rng, 0.3, 3) + [0, 0, -0.3 * mood]}
 
 

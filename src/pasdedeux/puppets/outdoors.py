@@ -22,9 +22,7 @@ def street(easel: Easel, rng: Rng) -> None:
         easel.box(x - 0.009, 0.3, x + 0.009, horizon + 0.05, (0.2, 0.22, 0.26))
         easel.disc(x, 0.29, 0.035, (1.0, 0.92, 0.65))
     if rng.random() < 0.6:
-        paint_tree(
-            easel, rng, beside(easel, rng, 1)[0], horizon + 0.05, rng.uniform(0.35, 0.5), (0.36, 0.6, 0.36)
-        )
+        paint_tree(easel, rng, beside(easel, rng, 1)[0], horizon + 0.05, rng.uniform(0.35, 0.5), (0.36, 0.6, 0.36))
 
 
 def _house(easel: Easel, rng: Rng, x0: float, x1: float, top: float, low: float) -> None:
@@ -65,9 +63,7 @@ def park(easel: Easel, rng: Rng) -> None:
         )
     easel.fade(darker(grass, 0.08), lighter(grass, 0.1), horizon + 0.05, 1)
     if rng.random() < 0.5:
-        easel.polygon(
-            [(-0.06, horizon + 0.05), (0.06, horizon + 0.05), (0.5, 1), (-0.5, 1)], (0.88, 0.78, 0.6)
-        )
+        easel.polygon([(-0.06, horizon + 0.05), (0.06, horizon + 0.05), (0.5, 1), (-0.5, 1)], (0.88, 0.78, 0.6))
     for _ in range(rng.integers(10, 40)):
         x, y = rng.uniform(-1, 1) * easel.half, rng.uniform(horizon + 0.08, 0.99)
         easel.disc(
@@ -103,9 +99,7 @@ def beach(easel: Easel, rng: Rng) -> None:
             ],
             (0.75, 0.3, 0.25),
         )
-        easel.polygon(
-            [(-side, horizon), (-side, horizon - 0.17), (-side + 0.09, horizon - 0.01)], (0.98, 0.97, 0.92)
-        )
+        easel.polygon([(-side, horizon), (-side, horizon - 0.17), (-side + 0.09, horizon - 0.01)], (0.98, 0.97, 0.92))
 
 
 def _parasol(easel: Easel, rng: Rng, x: float, y: float) -> None:
@@ -159,6 +153,4 @@ def snow(easel: Easel, rng: Rng) -> None:
             )
     easel.fade((0.9, 0.94, 0.99), (0.98, 0.99, 1.0), horizon + 0.05, 1)
     for _ in range(45):
-        easel.disc(
-            rng.uniform(-1, 1) * easel.half, rng.uniform(0, 0.95), rng.uniform(0.003, 0.009), (1, 1, 1)
-        )
+        easel.disc(rng.uniform(-1, 1) * easel.half, rng.uniform(0, 0.95), rng.uniform(0.003, 0.009), (1, 1, 1))

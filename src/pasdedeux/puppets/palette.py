@@ -26,8 +26,7 @@ FUR: Final = _box("c58b54 8d5a3b e9c79b f2ede4 9fa4ad e08e45 6d6a75 d8a7b1 b7c9a
 METAL: Final = _box("b8c4d0 9fc5c9 d6cdbd a7b59e c9a7a0 8fa3bf e2d36b")
 ALIEN: Final = _box("a7d676 7fd1c7 b79ae0 f0a3c4 8db8f0 f2c46d")
 HAIR: Final = _box(
-    "1f1a1c 2d211d 4a2f22 6b4226 8c5a2e b5763a d9a441 f0d58c e9e4da 9b9b9b a63c24 d1603d e86f9c 5a4fcf "
-    "2f9c95 f2f2f2"
+    "1f1a1c 2d211d 4a2f22 6b4226 8c5a2e b5763a d9a441 f0d58c e9e4da 9b9b9b a63c24 d1603d e86f9c 5a4fcf 2f9c95 f2f2f2"
 )
 IRIS: Final = _box("2b1d14 4a2e1b 6b4a2b 2e5e4e 3f7cac 5b6c8f 222222 7a5c99")
 LIPS: Final = _box("c4565a a83f4b d97b7b 8f3b3f e0697d")

@@ -17,11 +17,7 @@ def pattern_on(trunk: Trunk, character: Character, low: float, high: float) -> l
     if pattern == "band":
         return [Shape(points=band(trunk, 0.45, 0.72), colour=trim)]
     if pattern in ("pinstripes", "buttons"):
-        return (
-            _uprights(trunk, low, high, trim, scale)
-            if pattern == "pinstripes"
-            else _buttons(trunk, low, trim)
-        )
+        return _uprights(trunk, low, high, trim, scale) if pattern == "pinstripes" else _buttons(trunk, low, trim)
     if pattern in ("dots", "diamonds", "checks"):
         return _scatter(trunk, pattern, low, high, trim, scale)
     if pattern in ("star", "heart"):
@@ -53,9 +49,7 @@ def _scatter(trunk: Trunk, pattern: str, low: float, high: float, trim: Colour, 
     size = {"dots": 0.36, "diamonds": 0.5, "checks": 0.5}[pattern] * step
     rows = np.arange(low + 0.1, high - 0.04, step / 0.24)
     columns = int(2 * np.pi * 0.1 / step / 2) * 2
-    grid = [
-        (t, 2 * np.pi * (j + 0.5 * (i % 2)) / columns) for i, t in enumerate(rows) for j in range(columns)
-    ]
+    grid = [(t, 2 * np.pi * (j + 0.5 * (i % 2)) / columns) for i, t in enumerate(rows) for j in range(columns)]
     places = np.array(grid)
     return patches(trunk, places[:, 0], places[:, 1], outlines[pattern], trim, size)
 
@@ -67,9 +61,7 @@ def limb_pattern(chain: list[Array], radii: list[float], kind: str, colour: Colo
         across = np.stack([-axis[:, 1], axis[:, 0]], -1)
         if kind == "seam":
             shapes.append(
-                capsule(
-                    p - SIDES[side] * 0.6 * a * across, q - SIDES[side] * 0.6 * b * across, 0.008, 0.007, 4
-                )
+                capsule(p - SIDES[side] * 0.6 * a * across, q - SIDES[side] * 0.6 * b * across, 0.008, 0.007, 4)
             )
         for i, u in enumerate((0.22, 0.5, 0.78) if kind != "seam" else ()):
             middle, radius = p + u * (q - p), a + (b - a) * u

@@ -98,8 +98,7 @@ def _check(poses: Poses, size: tuple[int, int], background: Picture | None) -> N
         raise ValueError("a performance must have at least one frame, not 0")
     if background is not None and (background.shape != (size[1], size[0], 3) or background.dtype != np.uint8):
         raise ValueError(
-            f"a background must be uint8 [{size[1]}, {size[0]}, 3], "
-            f"not {background.dtype} {list(background.shape)}"
+            f"a background must be uint8 [{size[1]}, {size[0]}, 3], not {background.dtype} {list(background.shape)}"
         )
 
 
@@ -137,9 +136,7 @@ def _paint(figure: Figure, scene: Picture, light: Light, film: _Film, count: int
             layers[index].draw(paint, shade, t)
         if x1 <= x0 or y1 <= y0:
             continue
-        figure_rgba = np.asarray(
-            cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA), np.uint8
-        )
+        figure_rgba = np.asarray(cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA), np.uint8)
         mask[t, y0:y1, x0:x1] = figure_rgba[..., 3]
         _cast(frames[t], mask[t], light, film)
         _compose(frames[t, y0:y1, x0:x1], figure_rgba, shade[y0:y1, x0:x1], ramp, film)

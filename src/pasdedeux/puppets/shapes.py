@@ -119,10 +119,7 @@ def lit(points: Array, ink: Ink) -> Array:
 def tube(joints: Sequence[Array], radii: Sequence[Array | float], colour: Colour, ink: Ink) -> list[Shape]:
     """A chain of capsules drawn as one thing: all outlines first, then all paint, then all light."""
     links = list(zip(joints[:-1], joints[1:], radii[:-1], radii[1:], strict=True))
-    outline = [
-        Shape(points=capsule(p, q, a + ink.width, b + ink.width), colour=darker(colour))
-        for p, q, a, b in links
-    ]
+    outline = [Shape(points=capsule(p, q, a + ink.width, b + ink.width), colour=darker(colour)) for p, q, a, b in links]
     paint = [Shape(points=capsule(p, q, a, b), colour=colour, shade=0.0) for p, q, a, b in links]
     light = [_lit_link(p, q, a, b, ink) for p, q, a, b in links]
     return outline + paint + light

@@ -66,9 +66,7 @@ def _trunk(body: Body, hips: Array, chest: Array, head: Array) -> tuple[Array, A
     return pelvis, neck, skull
 
 
-def _leg(
-    poses: Poses, body: Body, facing: Array, hips: Array, side: int
-) -> tuple[Array, Array, Array, Array]:
+def _leg(poses: Poses, body: Body, facing: Array, hips: Array, side: int) -> tuple[Array, Array, Array, Array]:
     flex, abduct, twist, bend = poses.legs[:, side].T
     upper = facing @ _turn(0, -flex) @ _turn(2, SIDES[side] * abduct) @ _turn(1, -SIDES[side] * twist)
     lower = upper @ _turn(0, bend)
@@ -103,9 +101,7 @@ def _hand(poses: Poses, body: Body, lower: Array, wrist: Array, side: int) -> Ar
     for place, length in FINGERS:
         fan = (place * 1.6 * spread)[:, None]
         ahead = along * np.cos(fan) + thumbward * np.sin(fan)
-        points += _finger(
-            wrist + body.hand * (0.5 * along + place * thumbward), ahead, palm, curl, length * body.hand
-        )
+        points += _finger(wrist + body.hand * (0.5 * along + place * thumbward), ahead, palm, curl, length * body.hand)
     return np.stack(points, 1)
 
 
@@ -114,15 +110,11 @@ def _finger(root: Array, ahead: Array, palm: Array, curl: Array, length: float) 
     angle = np.zeros_like(curl)
     for joint, part in ((1.2, 0.24), (1.4, 0.16), (0.8, 0.12)):
         angle = angle + joint * np.clip(curl, 0, 1)
-        points.append(
-            points[-1] + part * length * (np.cos(angle)[:, None] * ahead + np.sin(angle)[:, None] * palm)
-        )
+        points.append(points[-1] + part * length * (np.cos(angle)[:, None] * ahead + np.sin(angle)[:, None] * palm))
     return points
 
 
-def _thumb(
-    wrist: Array, along: Array, thumbward: Array, palm: Array, curl: Array, hand: float
-) -> list[Array]:
+def _thumb(wrist: Array, along: Array, thumbward: Array, palm: Array, curl: Array, hand: float) -> list[Array]:
     points: list[Array] = [wrist + hand * (0.12 * along + 0.16 * thumbward)]
     for joint, part in ((0.9, 0.2), (0.7, 0.16), (0.5, 0.13)):
         fold = (np.clip(curl, 0, 1) * 0.9)[:, None]

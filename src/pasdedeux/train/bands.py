@@ -6,6 +6,7 @@ outside the band and none is drawn too often at its edge.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,4 +46,4 @@ class Band:
 def bands(handoff: Handoff, shift: float) -> tuple[Band, ...]:
     """One band per expert, noisiest first."""
     edges = (1.0, *handoff.bounds, 0.0)
-    return tuple(Band(low=low, high=high, shift=shift) for high, low in zip(edges[:-1], edges[1:], strict=True))
+    return tuple(Band(low=low, high=high, shift=shift) for high, low in pairwise(edges))

@@ -84,7 +84,8 @@ def painter_loss(codec: PatchCodec, clips: list[StoredClip], jitter: float, gene
         latent = codec.encode(video)
     latent = latent + jitter * torch.randn(latent.shape, generator=generator)
     decoded = torch.cat(
-        [codec.decode_one(latent[:, :, i], latent[:, :, i - 1] if i else None) for i in range(latent.shape[2])], dim=2
+        [codec.decode_one(latent[:, :, i], latent[:, :, i - 1] if i else None) for i in range(latent.shape[2])],
+        dim=2,
     )
     distance = ((decoded - video).square() + 0.02**2).sqrt()
     return (distance * weight).sum() / (weight.sum() * 3)

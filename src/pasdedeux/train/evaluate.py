@@ -1,60 +1,82 @@
 """Judge a pair on held-out clips, beside what it has to beat.
 
 Every clip's characters, choreography and place are new, and the performer is another character than the one that is
-animated: the performer's joints are brought to the character's proportions by the same retargeting that users get
-(or, to tell its error from the denoisers', the character's own exact joints are given).
+animated: the performer's joints are brought to the character's proportions and place by the same steps that users get
+(or, to tell their error from the denoisers', the character's own exact joints are given).
+
+Clips go through in batches, and an answer's frames are handed on and not kept, so that memory does not grow with their
+number.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pasdedeux.animate.condition.duet import DuetPrompt, composite, draw_planes, segment_inputs
+from pasdedeux.animate.condition.duet import DuetPrompt, composite, draw_planes, segment_inputs, video_tensor
+from pasdedeux.animate.inputs import Keypoints
 from pasdedeux.animate.perform import noise
+from pasdedeux.animate.preprocess.placement import in_place
 from pasdedeux.animate.preprocess.retarget import retarget
 from pasdedeux.denoise import ExpertSet, finish, run
 from pasdedeux.models.codec import PatchCodec
 from pasdedeux.models.duet import DuetInputs
 from pasdedeux.train.clips import HELD_OUT, ClipSpec, Take, face_boxes, film, keypoints
 from pasdedeux.train.metrics import iou, psnr, silhouette, ssim
+from pasdedeux.train.study import Score
 
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exam:
-    """A held-out clip and its conditions as model inputs."""
+    """Held-out clip number `clip` and its conditions as model inputs."""
 
+    clip: int
     take: Take
     inputs: DuetInputs
     rough: Bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """One clip's figures: dB, dB, ratio, ratio; nan where they do not apply."""
+class Answer:
+    """What an arm or a baseline made of a clip: frames [T, H, W, 3], and how near they are to the truth."""
 
-    psnr: float
-    ssim: float
-    iou: float
-    face_psnr: float
-    background_psnr: float
-    person_psnr: float
+    arm: str
+    clip: int
+    truth: Bytes
+    frames: Bytes
+    score: Score
 
 
-def exam(index: int, codec: PatchCodec, mode: str, exact: bool, dtype: torch.dtype) -> Exam:
-    """Held-out clip number `index` in `mode`; `exact` gives the character's true joints instead of retargeted ones."""
-    take = film(ClipSpec.from_seed(HELD_OUT + index, mode=mode))
-    points = keypoints(take.truth)
-    if not exact:
-        points = retarget(keypoints(take.driver), take.character.keypoints)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How every arm samples: the same noise levels, solver, and clips at once."""
+
+    sigmas: tuple[float, ...]
+    solver: str
+    batch: int
+
+
+def exam(clip: int, codec: PatchCodec, mode: str, exact: bool, dtype: torch.dtype) -> Exam:
+    """Held-out clip number `clip` in `mode`; `exact` gives the character's true joints instead of retargeted ones."""
+    take = film(ClipSpec.from_seed(HELD_OUT + clip, mode=mode))
+    points = keypoints(take.truth) if exact else prepared(take)
     planes = draw_planes(take.character, points, take.scene)
     with torch.no_grad():
-        return Exam(take=take, inputs=segment_inputs(planes, codec, None, dtype), rough=composite(planes))
+        inputs = segment_inputs(planes, codec, None, dtype)
+    return Exam(clip=clip, take=take, inputs=inputs, rough=composite(planes))
+
+
+def prepared(take: Take) -> Keypoints:
+    """The performer's joints as a user's job would have them: in the character's proportions, in the mode's place."""
+    performer = keypoints(take.driver)
+    points = retarget(performer, take.character.keypoints)
+    return in_place(points, performer) if take.spec.mode == "replace" else points
 
 
 def join(exams: list[Exam]) -> DuetInputs:
@@ -63,13 +85,29 @@ def join(exams: list[Exam]) -> DuetInputs:
     return DuetInputs(**parts)
 
 
-def sample(exams: list[Exam], experts: ExpertSet, codec: PatchCodec, sigmas: tuple[float, ...], solver: str) -> list[Bytes]:
-    """Sample every clip from its own seeded noise; frames [T, H, W, 3] each."""
+def start(exams: list[Exam]) -> Tensor:
+    """Every clip's own seeded noise [B, C, F, h, w], the same for every arm."""
     shape = tuple(exams[0].inputs.base.shape)
-    x = torch.cat([noise(shape, e.take.spec.choreography, 0) for e in exams])
-    latent = finish(run(experts, x, sigmas, solver=solver, cond=DuetPrompt(join(exams)))).x
-    with torch.no_grad():
-        return [to_frames(codec.decode(latent[i : i + 1])) for i in range(len(exams))]
+    return torch.cat([noise(shape, e.take.spec.choreography, 0) for e in exams])
+
+
+def sample(experts: ExpertSet, x: Tensor, prompt: DuetPrompt, codec: PatchCodec, how: Sampling) -> Iterator[Bytes]:
+    """Denoise a batch from noise x, and decode clip by clip: frames [T, H, W, 3] each."""
+    latent = finish(run(experts, x, how.sigmas, solver=how.solver, cond=prompt)).x
+    for one in latent.split(1):
+        yield decoded(codec, one)
+
+
+@torch.no_grad()
+def decoded(codec: PatchCodec, latent: Tensor) -> Bytes:
+    """A latent [1, C, F, h, w] as frames [T, H, W, 3]."""
+    return to_frames(codec.decode(latent))
+
+
+@torch.no_grad()
+def recoded(codec: PatchCodec, frames: Bytes) -> Bytes:
+    """Frames through the codec and back: the best that any denoiser could do behind it."""
+    return to_frames(codec.decode(codec.encode(video_tensor(frames))))
 
 
 def to_frames(video: Tensor) -> Bytes:
@@ -100,33 +138,33 @@ def still(take: Take) -> Bytes:
     return np.repeat(take.character.image[None], take.spec.frames, axis=0)
 
 
-Arm = tuple[str, ExpertSet, tuple[float, ...]]
+def answer(arm: str, e: Exam, frames: Bytes) -> Answer:
+    """Frames with their score."""
+    return Answer(arm=arm, clip=e.clip, truth=e.take.truth.frames, frames=frames, score=score(e.take, frames))
+
+
+def baselines(e: Exam, codec: PatchCodec) -> Iterator[Answer]:
+    """What takes no denoising: the still picture, the carried one, and the truth through the codec."""
+    yield answer("still", e, still(e.take))
+    yield answer("carried", e, e.rough)
+    yield answer("codec", e, recoded(codec, e.take.truth.frames))
 
 
 def evaluate(
-    exams: list[Exam], codec: PatchCodec, arms: list[Arm], solver: str, batch: int, report: Callable[[str], None]
-) -> Iterator[tuple[str, int, Score, Bytes]]:
-    """Every baseline and arm on every clip: (arm, clip, score, frames)."""
-    for i, e in enumerate(exams):
-        yield "still", i, score(e.take, still(e.take)), still(e.take)
-        yield "carried", i, score(e.take, e.rough), e.rough
-        with torch.no_grad():
-            coded = to_frames(codec.decode(codec.encode(torch.from_numpy(e.take.truth.frames).permute(3, 0, 1, 2)[None] / 127.5 - 1)))
-        yield "codec", i, score(e.take, coded), coded
-    for name, experts, sigmas in arms:
-        for first in range(0, len(exams), batch):
-            some = exams[first : first + batch]
-            for k, frames in enumerate(sample(some, experts, codec, sigmas, solver)):
-                yield name, first + k, score(some[k].take, frames), frames
-            report(f"{name}: {first + len(some)}/{len(exams)} clips")
-
-
-def summary(scores: list[Score]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and count of every figure."""
-    out = {}
-    for name in Score.__slots__:
-        values = np.array([getattr(s, name) for s in scores], dtype=np.float64)
-        values = values[np.isfinite(values)]
-        if values.size:
-            out[name] = {"mean": float(values.mean()), "std": float(values.std()), "n": int(values.size)}
-    return out
+    exams: Iterable[Exam],
+    codec: PatchCodec,
+    arms: Mapping[str, ExpertSet],
+    how: Sampling,
+    report: Callable[[str], None],
+) -> Iterator[Answer]:
+    """Every baseline and arm on every clip; of `exams`, which may be drawn as they are asked for, a batch is held."""
+    rest = iter(exams)
+    while some := list(islice(rest, how.batch)):
+        for e in some:
+            yield from baselines(e, codec)
+        # One prompt for all arms: what an expert made of the conditions serves it in every set it is in.
+        prompt, x = DuetPrompt(join(some)), start(some)
+        for name, experts in arms.items():
+            for e, frames in zip(some, sample(experts, x, prompt, codec, how), strict=True):
+                yield answer(name, e, frames)
+            report(f"clips {some[0].clip + 1} to {some[-1].clip + 1}: {name}")

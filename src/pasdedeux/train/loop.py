@@ -75,7 +75,7 @@ class Progress:
 
 
 def cropped(clip: StoredClip, width: int, grid: int) -> StoredClip:
-    """`width` columns of a clip around its person and the character's place in the reference, from a multiple of `grid`."""
+    """`width` columns of a clip around its person and its reference's, starting at a multiple of `grid`."""
     interest = (clip.attention > 0).sum((0, 1)) / len(clip.attention) + (clip.planes.reference[..., 3] > 0).sum(0)
     middle = float(np.average(np.arange(len(interest)), weights=interest + 1e-6))
     start = int(np.clip(round((middle - width / 2) / grid) * grid, 0, len(interest) - width))
@@ -174,7 +174,8 @@ class Trainer:
     def step(self, data: Batch, sigma: Tensor, noise: Tensor) -> Progress:
         """One optimiser step. Raises FloatingPointError when the loss is not finite, before anything is changed."""
         with torch.no_grad():
-            torch._foreach_copy_(list(self.model.parameters()), self.masters)
+            for p, master in zip(self.model.parameters(), self.masters, strict=True):
+                p.copy_(master)
         device = self.config.device
         loss = expert_loss(self.model, data.to(device), sigma.to(device), noise.to(device))
         if not math.isfinite(loss.item()):
@@ -191,7 +192,8 @@ class Trainer:
         self.step_number += 1
         decay = min(self.config.average, self.step_number / (self.step_number + 9))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.masters, 1 - decay)
+            for average, master in zip(self.average, self.masters, strict=True):
+                average.lerp_(master, 1 - decay)
         return Progress(step=self.step_number, loss=loss.item(), rate=rate, norm=float(norm))
 
     def run(self, clips: list[Path]) -> Iterator[Progress]:

@@ -36,8 +36,10 @@ class PairConfig:
     clips: int = 2400
     frames: int = 25
     size: int = 128
-    shift: float = 3.0
-    bounds: tuple[float, ...] = (0.75,)
+    shift: float = 12.0
+    bounds: tuple[float, ...] = (0.9,)
+    sampling_steps: int = 8
+    solver: str = "euler"
     codec: CodecConfig = field(default_factory=CodecConfig)
     model: DuetConfig = field(default_factory=DuetConfig)
     painter: PainterConfig = field(default_factory=PainterConfig)

@@ -111,9 +111,7 @@ def test_a_performance_is_letterboxed_and_reported(film, figure):
     assert result.mask.shape == (6, 64, 128)
     assert set(np.unique(result.mask)) == {0, 255}
     assert result.keypoints.size == (128, 64)
-    np.testing.assert_allclose(
-        result.keypoints.body[0, :, :2], keypoints.body[0, :, :2] / 4 + [32, 0], atol=1e-3
-    )
+    np.testing.assert_allclose(result.keypoints.body[0, :, :2], keypoints.body[0, :, :2] / 4 + [32, 0], atol=1e-3)
     assert seen == [(i, 6) for i in range(1, 7)]
     assert result.audio is None
     assert result.fps == 5
@@ -122,9 +120,7 @@ def test_a_performance_is_letterboxed_and_reported(film, figure):
 def test_nobody_is_an_error_that_names_the_file(film, figure):
     keypoints = figure(np.zeros((1, 21)))
     nobody = StandIn(dataclasses.replace(keypoints, body=np.zeros_like(keypoints.body)))
-    with pytest.raises(
-        InputError, match=r"film\.mp4: no person was found in any of 4 frames; one real person"
-    ):
+    with pytest.raises(InputError, match=r"film\.mp4: no person was found in any of 4 frames; one real person"):
         detect_performance(film, max_frames=4, detector=nobody)
 
 

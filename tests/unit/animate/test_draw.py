@@ -104,9 +104,7 @@ def amount(picture: np.ndarray, color: tuple[int, int, int]) -> float:
     """How much of a pure colour a picture holds, in pixels."""
     pure = picture.astype(float) / 255
     present, absent = np.array(color) > 0, np.array(color) == 0
-    return float(
-        np.clip(pure[..., present].min(-1) - (pure[..., absent].max(-1) if absent.any() else 0), 0, 1).sum()
-    )
+    return float(np.clip(pure[..., present].min(-1) - (pure[..., absent].max(-1) if absent.any() else 0), 0, 1).sum())
 
 
 def test_a_small_face_shows_mouth_eyes_and_gaze(face):

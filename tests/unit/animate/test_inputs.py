@@ -22,9 +22,7 @@ def test_json_round_trip(clip):
     assert len(text) < 40_000
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"version":9}', '{"version":1,"frames":1,"size":[4],"body":[]}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version":9}', '{"version":1,"frames":1,"size":[4],"body":[]}'])
 def test_other_text_is_refused(text):
     with pytest.raises(InputError):
         Keypoints.from_json(text)

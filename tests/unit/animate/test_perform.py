@@ -61,9 +61,9 @@ def test_both_experts_take_their_steps_in_every_segment() -> None:
 
 def test_a_stop_comes_within_one_step() -> None:
     seen: list[Denoised | Ready] = []
+    events = perform(Numbers(40), pair(), SETTINGS, stop=lambda: len(seen) >= 2)
     with pytest.raises(Stopped):
-        for event in perform(Numbers(40), pair(), SETTINGS, stop=lambda: len(seen) >= 2):
-            seen.append(event)
+        seen.extend(events)
     assert len(seen) == 2
 
 

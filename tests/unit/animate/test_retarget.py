@@ -88,9 +88,7 @@ def test_limb_angles_are_kept(figure, swings):
 def test_left_and_right_come_out_alike(figure, swings):
     crooked = figure(swings[:1], lengths={3: 15})
     result = retarget(figure(swings), crooked)
-    right, left = (
-        np.linalg.norm(result.body[:, b, :2] - result.body[:, a, :2], axis=1) for a, b in ((2, 3), (5, 6))
-    )
+    right, left = (np.linalg.norm(result.body[:, b, :2] - result.body[:, a, :2], axis=1) for a, b in ((2, 3), (5, 6)))
     close(right, left)
 
 
@@ -134,10 +132,7 @@ def test_expression_is_carried_relative_to_the_face(figure, swings):
 
     rest, act = figure(swings[:1]), figure(swings[:1], shape=opened)
     clip = Keypoints(
-        **{
-            name: np.concatenate([getattr(k, name) for k in (rest, act)])
-            for name in ("body", "hands", "face")
-        },
+        **{name: np.concatenate([getattr(k, name) for k in (rest, act)]) for name in ("body", "hands", "face")},
         size=rest.size,
     )
     result = retarget(clip, figure(swings[:1], head=40))

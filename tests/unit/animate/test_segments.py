@@ -55,9 +55,7 @@ def test_known_cases():
     assert plan(1, 5, 1)[0].source_indices(1) == [0] * 5
 
 
-@pytest.mark.parametrize(
-    ("frames", "length", "overlap"), [(0, 77, 1), (9, 76, 1), (9, 77, 2), (9, 5, 5), (9, 5, -3)]
-)
+@pytest.mark.parametrize(("frames", "length", "overlap"), [(0, 77, 1), (9, 76, 1), (9, 77, 2), (9, 5, 5), (9, 5, -3)])
 def test_what_cannot_be_planned(frames, length, overlap):
     with pytest.raises(ValueError, match=r"must be|at least one"):
         plan(frames, length, overlap)

@@ -142,12 +142,8 @@ def test_rotation_is_applied(tmp_path):
         video.write(picture)
     data = (tmp_path / "a.mp4").read_bytes()
     # the track header's matrix: identity, then one quarter turn
-    identity = b"".join(
-        value.to_bytes(4, "big", signed=True) for value in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    )
-    turned = b"".join(
-        value.to_bytes(4, "big", signed=True) for value in (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
-    )
+    identity = b"".join(value.to_bytes(4, "big", signed=True) for value in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30))
+    turned = b"".join(value.to_bytes(4, "big", signed=True) for value in (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))
     track = data.index(b"tkhd")
     assert data[track:].count(identity) >= 1
     at = data.index(identity, track)

@@ -111,6 +111,7 @@ def test_a_fault_of_the_user_is_one_sentence_and_code_2(
         (("evaluate", "--folder", "nowhere"), "There is no model"),
         (("evaluate", "--mode", "dance"), "animate or replace"),
         (("evaluate", "-n", "0"), "must be 1 or more"),
+        (("evaluate", "--strip", "strip.jpg"), "must end in .png"),
     ],
 )
 def test_other_commands_refuse_in_the_same_way(

@@ -1,15 +1,25 @@
 """The options of `train pair` and `evaluate` as what they become."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from pasdedeux.apps.evaluating import arms
-from pasdedeux.apps.training import PairOptions, manifest_of, pair_config
-from pasdedeux.checkpoints.folder import Manifest
+from pasdedeux.animate.images import load_image
+from pasdedeux.apps import evaluating, training
+from pasdedeux.apps.evaluating import DENSE, EvaluationOptions, write_evaluation
+from pasdedeux.apps.strip import Strip, check_strip_name
+from pasdedeux.apps.training import PairOptions, pair_config, run_training
+from pasdedeux.checkpoints.folder import Manifest, read_manifest
 from pasdedeux.engine import open_model
+from pasdedeux.train.evaluate import Answer
+from pasdedeux.train.export import manifest_of
 from pasdedeux.train.pair import PairConfig
+from pasdedeux.train.study import Score, arms
 
 
 def test_options_left_open_are_the_configurations_own() -> None:
@@ -23,12 +33,27 @@ def test_options_reach_the_configuration() -> None:
     assert config.trunk.device == config.branch.device == "cpu"
 
 
-def test_a_trained_folder_becomes_a_model_folder() -> None:
-    config = PairConfig()
+def test_a_training_run_says_what_its_model_is() -> None:
+    config = PairConfig(sampling_steps=6, solver="unipc")
     manifest = manifest_of(config)
     assert [expert.file for expert in manifest.experts] == ["high.safetensors", "low.safetensors"]
-    assert manifest.bounds == config.bounds
+    assert (manifest.bounds, manifest.steps, manifest.solver) == (config.bounds, 6, "unipc")
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_trained_folder_becomes_a_model_folder_and_holds_one_in_bfloat16(
+    tmp_path: Path, make_tiny: Callable[[Path, int], Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_tiny(tmp_path, 2)
+    (tmp_path / "duet.json").unlink()
+    config = PairConfig(codec=made.codec, model=made.model, bounds=made.bounds)
+    monkeypatch.setattr(training, "make_pair", lambda *_, **__: None)
+    monkeypatch.setattr(training, "pair_config", lambda _: config)
+    run_training(tmp_path, PairOptions(), lambda _: None)
+    assert read_manifest(tmp_path) == read_manifest(tmp_path / "model") == manifest_of(config)
+    assert len(open_model(str(tmp_path / "model"), "cpu").experts) == 2
+    for name, kind in (("", torch.float32), ("model", torch.bfloat16)):
+        assert load_file(tmp_path / name / "low.safetensors")["head.weight"].dtype == kind
 
 
 @pytest.mark.parametrize(
@@ -43,8 +68,57 @@ def test_what_a_model_is_judged_beside(
     tmp_path: Path, make_tiny: Callable[[Path, int], Manifest], experts: int, names: list[str]
 ) -> None:
     make_tiny(tmp_path, experts)
-    judged = arms(open_model(str(tmp_path), "cpu"))
-    assert [name for name, _, _ in judged] == names
+    model = open_model(str(tmp_path), "cpu")
+    assert list(arms(model.expert_set(), model.guest(DENSE))) == names
     first = next(tmp_path.glob("[eh]*.safetensors"))
     (tmp_path / "dense.safetensors").write_bytes(first.read_bytes())
-    assert [name for name, _, _ in arms(open_model(str(tmp_path), "cpu"))] == [*names, "dense"]
+    assert list(arms(model.expert_set(), model.guest(DENSE))) == [*names, "dense"]
+
+
+def answered(arm: str, clip: int, *, truth: int = 200, seen: int = 50, **figures: float) -> Answer:
+    pictures = [np.full((25, 16, 16, 3), level, np.uint8) for level in (truth, seen)]
+    scores = dict.fromkeys(Score.__slots__, 1.0) | figures
+    return Answer(arm=arm, clip=clip, truth=pictures[0], frames=pictures[1], score=Score(**scores))
+
+
+def test_a_strip_shows_the_first_clips_and_keeps_no_others() -> None:
+    strip = Strip()
+    for clip in range(6):
+        for arm, level in (("still", 40), ("codec", 60), ("pair", 80)):
+            strip.look(answered(arm, clip, seen=level))
+    picture = strip.picture()
+    assert picture.shape[0] == 3 * 16
+    # Four clips of three moments, three lines between them, behind the labels.
+    wide = picture.shape[1] - (4 * 3 * 16 + 3 * 2)
+    assert [int(picture[row, wide + 5, 0]) for row in (8, 24, 40)] == [200, 40, 80]
+    assert (picture[:16, 0] == 255).all()
+    assert (picture[:16, :wide] < 128).any()
+
+
+def test_a_strip_is_a_png(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.png"):
+        check_strip_name(tmp_path / "strip.jpg")
+
+
+def test_an_evaluation_is_written_with_its_spread(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        answered(arm, clip, psnr=20 + clip + ahead, face_psnr=float("nan") if clip else 9.0)
+        for arm, ahead in (("still", 0), ("pair", 3), ("dense", 1))
+        for clip in range(3)
+    ]
+    monkeypatch.setattr(evaluating, "answers", lambda *_: iter(made))
+    lines: list[str] = []
+    options = EvaluationOptions(count=3, device="cpu")
+    write_evaluation(str(tiny), tmp_path / "e.json", options, lines.append, strip=tmp_path / "e.png")
+    written = json.loads((tmp_path / "e.json").read_text())
+    assert (written["n"], written["options"]["mode"], written["date"][:2]) == (3, "animate", "20")
+    assert {"commit", "versions"} <= set(written)
+    # Student's t for two degrees of freedom is 4.303.
+    assert written["summary"]["pair"]["psnr"] == pytest.approx(
+        {"mean": 24, "std": 1, "ci95": 4.303 / 3**0.5, "n": 3}, rel=1e-3
+    )
+    assert written["summary"]["pair"]["face_psnr"] == {"mean": 9, "std": None, "ci95": None, "n": 1}
+    assert written["paired"]["pair minus dense"]["psnr"] == pytest.approx({"mean": 2, "std": 0, "ci95": 0, "n": 3})
+    assert written["clips"]["pair"][1]["face_psnr"] is None
+    assert any("pair minus dense: psnr +2.000 ± 0.000" in line for line in lines)
+    assert load_image(tmp_path / "e.png").image.shape[0] == 4 * 16

@@ -10,9 +10,7 @@ from pasdedeux.checkpoints.folder import Manifest, load_codec, load_expert, read
 
 
 @pytest.mark.parametrize("experts", [1, 2, 3])
-def test_what_is_saved_is_read_back(
-    tmp_path: Path, make_tiny: Callable[[Path, int], Manifest], experts: int
-) -> None:
+def test_what_is_saved_is_read_back(tmp_path: Path, make_tiny: Callable[[Path, int], Manifest], experts: int) -> None:
     written = make_tiny(tmp_path, experts)
     manifest = read_manifest(tmp_path)
     assert manifest == written

@@ -140,9 +140,7 @@ def test_what_a_user_may_write(text, bounds):
     assert Handoff.parse(text, Handoff((0.9,))).bounds == pytest.approx(bounds)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "high", "1", "0", "0.5,0.9", "snr:", "snr:-1", "snr:0", "nan", "0.9,,0.5"]
-)
+@pytest.mark.parametrize("text", ["", "high", "1", "0", "0.5,0.9", "snr:", "snr:-1", "snr:0", "nan", "0.9,,0.5"])
 def test_what_a_user_may_not_write_is_told_in_one_line(text):
     with pytest.raises(ValueError, match=r"is not understood: write auto, a sigma") as raised:
         Handoff.parse(text, Handoff())

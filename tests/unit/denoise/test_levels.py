@@ -109,9 +109,7 @@ def test_an_impossible_start_is_refused(start):
         schedule(4, start=start)
 
 
-@pytest.mark.parametrize(
-    "sigmas", [(), (0.5,), (0.5, 0.5), (0.1, 0.9), (1.2, 0.0), (0.5, -0.1), (1.0, math.nan, 0.0)]
-)
+@pytest.mark.parametrize("sigmas", [(), (0.5,), (0.5, 0.5), (0.1, 0.9), (1.2, 0.0), (0.5, -0.1), (1.0, math.nan, 0.0)])
 def test_levels_that_make_no_schedule_are_refused(sigmas):
     with pytest.raises(ValueError, match="noise levels"):
         checked_schedule(sigmas)

@@ -133,9 +133,7 @@ def test_resumed_from_memory_as_often_as_it_has_steps(solver):
 
 def test_a_saved_run_keeps_its_metadata_precision_and_schedule(tmp_path):
     now = next(run(Troupe().set(), NOISE.double(), SIGMAS, cond=0.0)).snapshot
-    noted = Snapshot(
-        x=now.x, i=now.i, sigmas=now.sigmas, solver=now.solver, meta={"prompt": "een dans, 跳舞"}
-    )
+    noted = Snapshot(x=now.x, i=now.i, sigmas=now.sigmas, solver=now.solver, meta={"prompt": "een dans, 跳舞"})
     noted.save(tmp_path / "run.safetensors")
     saved = Snapshot.load(tmp_path / "run.safetensors")
     assert (saved.i, saved.sigmas, saved.meta) == (1, SIGMAS, {"prompt": "een dans, 跳舞"})

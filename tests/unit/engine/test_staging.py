@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
+from pasdedeux.animate.preprocess.placement import anchors, in_place, tallness
 from pasdedeux.animate.preprocess.retarget import retarget
 from pasdedeux.engine import Cast
 from pasdedeux.engine.sources import joints, puppet_character
-from pasdedeux.engine.staging import anchors, in_place, scene_of, tallness
+from pasdedeux.engine.staging import scene_of
 from pasdedeux.puppets import Camera, Character, Choreography, Light, Place, render
 
 
@@ -24,10 +25,10 @@ def character() -> CharacterImage:
 def test_in_place_is_as_tall_as_the_performer_and_stands_there(character: CharacterImage) -> None:
     performer = performed(0.55, (0.3, 0.6))
     points = retarget(performer, character.keypoints)
-    assert not np.allclose(anchors(points), anchors(performer), atol=8)
+    assert not np.allclose(anchors(points.body, feet=True), anchors(performer.body, feet=True), atol=8)
     placed = in_place(points, performer)
-    assert np.allclose(anchors(placed), anchors(performer), atol=0.02)
-    assert tallness(placed) == pytest.approx(tallness(performer), rel=1e-3)
+    assert np.allclose(anchors(placed.body, feet=True), anchors(performer.body, feet=True), atol=0.02)
+    assert tallness(placed.body) == pytest.approx(tallness(performer.body), rel=1e-3)
     assert placed.size == performer.size
 
 
@@ -44,10 +45,12 @@ def test_in_place_keeps_angles_and_confidence(character: CharacterImage) -> None
 def test_in_place_follows_the_neck_where_feet_are_unseen(character: CharacterImage) -> None:
     performer = performed(0.6, (0.4, 0.55))
     body = performer.body.copy()
-    body[:, (8, 9, 10, 11, 12, 13, 18, 19), 2] = 0
+    body[:, (8, 9, 10, 11, 12, 13, 18, 19)] = 0
     half = Keypoints(body=body, hands=performer.hands, face=performer.face, size=performer.size)
     placed = in_place(retarget(half, character.keypoints), half)
     assert np.allclose(placed.body[:, 1, :2], half.body[:, 1, :2], atol=0.02)
+    wide, own = (np.linalg.norm(k.body[:, 2, :2] - k.body[:, 5, :2], axis=-1).max() for k in (placed, half))
+    assert wide == pytest.approx(own, rel=0.05)
 
 
 def test_replace_mode_needs_pictures(character: CharacterImage) -> None:

@@ -36,7 +36,9 @@ def awake(model: DuetTransformer) -> DuetTransformer:
     return model
 
 
-def test_untrained_it_gives_the_base_and_then_corrections_in_units_of_the_spread(model: DuetTransformer) -> None:
+def test_untrained_it_gives_the_base_and_then_corrections_in_units_of_the_spread(
+    model: DuetTransformer,
+) -> None:
     cond = model.prepare(inputs())
     x, sigma = torch.randn(2, 6, 3, 4, 4), torch.tensor([0.3, 0.9])
     clean, raw = model.predict(x, sigma, cond)
@@ -69,9 +71,17 @@ def test_every_condition_reaches_the_output(model: DuetTransformer) -> None:
     for plane in (0, 3, 4, 7, 8, 11):
         changed = plain.planes.clone()
         changed[:, plane] += 1
-        other = DuetInputs(planes=changed, reference=plain.reference, base=plain.base, known=plain.known, region=plain.region)
+        other = DuetInputs(
+            planes=changed, reference=plain.reference, base=plain.base, known=plain.known, region=plain.region
+        )
         assert not torch.allclose(before, model(x, sigma, model.prepare(other)))
-    turned = DuetInputs(planes=plain.planes, reference=plain.reference + 1, base=plain.base, known=plain.known, region=plain.region)
+    turned = DuetInputs(
+        planes=plain.planes,
+        reference=plain.reference + 1,
+        base=plain.base,
+        known=plain.known,
+        region=plain.region,
+    )
     assert not torch.allclose(before, model(x, sigma, model.prepare(turned)))
 
 

@@ -61,9 +61,7 @@ def test_equalised_layers_scale_by_their_fan_in() -> None:
     conv, linear, x = EqualConv2d(3, 4, 3, padding=1), EqualLinear(5, 2), noise(1, 3, 6, 6)
     assert torch.allclose(conv(x), F.conv2d(x, conv.weight / 27**0.5, padding=1), atol=1e-6)
     torch.nn.init.normal_(linear.bias)
-    assert torch.allclose(
-        linear(x[0, 0, :, :5]), x[0, 0, :, :5] @ linear.weight.T / 5**0.5 + linear.bias, atol=1e-6
-    )
+    assert torch.allclose(linear(x[0, 0, :, :5]), x[0, 0, :, :5] @ linear.weight.T / 5**0.5 + linear.bias, atol=1e-6)
 
 
 def test_blur_keeps_a_constant_and_halves_after_its_convolution() -> None:
@@ -162,9 +160,7 @@ def test_face_blocks_follow_every_second_block_of_this_model() -> None:
     net = model()
     order: list[str] = []
     rooms = {"block": net.blocks, "face": net.face_adapter.fuser_blocks}
-    for name, module in (
-        (f"{room} {i}", m) for room, modules in rooms.items() for i, m in enumerate(modules)
-    ):
+    for name, module in ((f"{room} {i}", m) for room, modules in rooms.items() for i, m in enumerate(modules)):
         module.register_forward_hook(lambda *_, name=name: order.append(name))
     with torch.no_grad():
         net(noise(1, 36, *GRID), torch.tensor([500.0]), prepared(net))

@@ -73,9 +73,7 @@ def plain_block(block: Block, x: Tensor, timestep: Timestep, context: Context, r
     v = a.v(h).unflatten(-1, (-1, a.head_dim)).transpose(1, 2)
     y = a.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
     x = (x.float() + y * e[2]).to(x.dtype)
-    h = F.layer_norm(x.float(), x.shape[-1:], block.norm3.weight.float(), block.norm3.bias.float(), 1e-6).to(
-        x.dtype
-    )
+    h = F.layer_norm(x.float(), x.shape[-1:], block.norm3.weight.float(), block.norm3.bias.float(), 1e-6).to(x.dtype)
     q = plain_rms(c.q(h), c.norm_q.weight).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
     x = x + c.o(sum(F.scaled_dot_product_attention(q, s.k, s.v).transpose(1, 2).flatten(2) for s in context))
     norm = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)

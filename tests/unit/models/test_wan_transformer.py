@@ -56,9 +56,7 @@ def test_patch_embedding_is_the_convolution() -> None:
     torch.manual_seed(0)
     embed = PatchEmbedding(5, 16, (1, 2, 2))
     x = noise(2, 5, *GRID)
-    want = (
-        torch.nn.functional.conv3d(x, embed.weight, embed.bias, stride=(1, 2, 2)).flatten(2).transpose(1, 2)
-    )
+    want = torch.nn.functional.conv3d(x, embed.weight, embed.bias, stride=(1, 2, 2)).flatten(2).transpose(1, 2)
     assert torch.allclose(embed(x), want, atol=1e-5)
 
 
@@ -69,9 +67,7 @@ def test_text_is_padded_with_zeros_that_are_attended_to() -> None:
         cond = net.prepare(text=text, grid=GRID)
         same = net.prepare(text=padded, grid=GRID)
         x, t = noise(1, 16, *GRID), torch.tensor([500.0])
-        few = tuple(
-            tuple(type(s)(s.k[:, :, :7], s.v[:, :, :7]) for s in context) for context in cond.contexts
-        )
+        few = tuple(tuple(type(s)(s.k[:, :, :7], s.v[:, :, :7]) for s in context) for context in cond.contexts)
         assert cond.contexts[0][0].k.shape == (1, 2, 512, 24)
         assert torch.equal(net(x, t, cond), net(x, t, same))
         assert not torch.allclose(net(x, t, cond), net(x, t, replace(cond, contexts=few)), atol=1e-3)

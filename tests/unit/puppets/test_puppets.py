@@ -203,9 +203,7 @@ def test_background_can_be_replaced() -> None:
 
 def test_standing_height() -> None:
     for seed in range(40):
-        body = render_still(
-            Character.from_seed(seed), Place.from_seed(0), Light.from_seed(0), pose_seed=seed
-        ).body
+        body = render_still(Character.from_seed(seed), Place.from_seed(0), Light.from_seed(0), pose_seed=seed).body
         assert 0.4 * 128 < body[0, 10, 1] - body[0, 14, 1] < 0.75 * 128
         assert body[0, :, 2].all()
 

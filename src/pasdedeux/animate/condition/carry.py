@@ -13,13 +13,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+Float = NDArray[np.floating]
 Bytes = NDArray[np.uint8]
 
 NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP = 1, 2, 5, 8, 11
 HEAD = (0, 14, 15, 16, 17)
-RIGID = (27, 28, 29, 30, 33, 36, 39, 42, 45)
+EARS = [16, 17]
+RIGID = np.array([27, 28, 29, 30, 33, 36, 39, 42, 45])
 """Points of the face that expressions do not move: bridge and base of the nose, corners of the eyes."""
+FEATURES = np.array([17, 19, 21, 22, 24, 26, 30, 36, 37, 39, 41, 42, 44, 45, 46, 48, 51, 54, 57, 62, 66, 68, 69])
+"""Points of the face by which its features are moved: brows, nose, lids and corners of the eyes, lips, pupils."""
 MISSING = 0.05
 """Joints of lower confidence are not used."""
 
@@ -95,7 +98,10 @@ def take_apart(image: Bytes, mask: Bytes, body: Float, face: Float) -> Parts:
     unit = torso_length(body)
     rows, columns = np.nonzero(mask > 8)
     points = np.stack([columns, rows], axis=1).astype(np.float32)
-    names, distances = ["torso", "head"], [_torso_distance(points, body, unit), _head_distance(points, body, unit)]
+    names, distances = (
+        ["torso", "head"],
+        [_torso_distance(points, body, unit), _head_distance(points, body, unit)],
+    )
     for bone in BONES:
         if min(body[bone.a, 2], body[bone.b, 2]) > MISSING:
             a, b = body[bone.a, :2], body[bone.b, :2]
@@ -136,15 +142,10 @@ def along_bone(a: Float, b: Float, a2: Float, b2: Float, scale: float) -> Float:
     return np.hstack([turn, (a2 - turn @ a)[:, None]]).astype(np.float32)
 
 
-def _similarity(old: Float, new: Float) -> Float | None:
-    """Least-squares similarity [2, 3] from points old to new [N, 2] (Umeyama 1991, without reflection)."""
+def _turning(old: Float, new: Float) -> float:
+    """Angle in radians that best turns points old [N, 2] into new, about their middles (Umeyama 1991)."""
     p, q = old - old.mean(0), new - new.mean(0)
-    power = float((p * p).sum())
-    if len(old) < 2 or power < 1e-3:
-        return None
-    cos, sin = float((p * q).sum()) / power, float((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum()) / power
-    turn = np.array([[cos, -sin], [sin, cos]])
-    return np.hstack([turn, (new.mean(0) - turn @ old.mean(0))[:, None]]).astype(np.float32)
+    return float(np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum()))
 
 
 def _torso_map(old: Float, new: Float, scale: float) -> Float:
@@ -163,18 +164,49 @@ def _torso_map(old: Float, new: Float, scale: float) -> Float:
 
 
 def _head_map(parts: Parts, body: Float, face: Float, scale: float) -> Float:
-    """The head follows the face's points where both are seen, else the axis from the neck."""
-    both = (parts.face[:, 2] > MISSING) & (face[:, 2] > MISSING)
-    both[17:] &= np.isin(np.arange(17, 70), RIGID)
-    # The jaw alone would do for a head seen from behind, but it is foreshortened there and turns the head over.
-    found = _similarity(parts.face[both, :2], face[both, :2]) if both[17:].sum() >= 5 else None
-    if found is not None and 0.5 * scale < np.hypot(found[0, 0], found[1, 0]) < 2 * scale:
-        return found
-    shared = head_points(parts.body, body)
-    a, b = head_axis(parts.body, shared)
-    a2, b2 = head_axis(body, shared)
-    tall = np.linalg.norm(b2 - a2) / max(float(np.linalg.norm(b - a)), 1e-3)
-    return along_bone(a, b, a2, a2 + (b2 - a2) * max(scale / max(float(tall), 1e-3), 1.0), scale)
+    """The head turns by the face's angle where it is seen, else by half that of nose, eyes and ears.
+
+    It is placed by the middle of the ears, which stays the middle of a head however it turns, or by the neck. Its
+    size is the character's: features draw together when a head turns away, but its outline does not.
+    """
+    seen = RIGID[np.minimum(parts.face[RIGID, 2], face[RIGID, 2]) > MISSING]
+    # Not the jaw: it is foreshortened in a head that turns, and would turn it over.
+    if len(seen) >= 5:
+        angle = _turning(parts.face[seen, :2], face[seen, :2])
+    else:
+        shared = head_points(parts.body, body)
+        (a, b), (a2, b2) = head_axis(parts.body, shared), head_axis(body, shared)
+        (x, y), (x2, y2) = b - a, b2 - a2
+        angle = 0.5 * float(np.arctan2(x * y2 - y * x2, x * x2 + y * y2))
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = scale * np.array([[cos, -sin], [sin, cos]])
+    pivot = EARS if min(parts.body[EARS, 2].min(), body[EARS, 2].min()) > MISSING else [NECK]
+    place = body[pivot, :2].mean(0) - turn @ parts.body[pivot, :2].mean(0)
+    return np.hstack([turn, place[:, None]]).astype(np.float32)
+
+
+def _move_features(head: Bytes, placed: Float, face: Float, rim: Float) -> Bytes:
+    """Bend the placed head [H, W, 4] so that its features go from `placed` [N, 2] to `face` [N, 2].
+
+    Displacements are spread by inverse distance (Shepard 1968, power 3); points of the `rim` [M, 2] stay.
+    """
+    x, y, w, h = cv2.boundingRect(head[..., 3])
+    if not w or not h or not len(face):
+        return head
+    columns, rows = np.meshgrid(np.arange(x, x + w, dtype=np.float32), np.arange(y, y + h, dtype=np.float32))
+    ends = np.concatenate([face, rim]).astype(np.float32)
+    shift = np.concatenate([placed - face, np.zeros_like(rim)]).astype(np.float32)
+    near = ((columns[..., None] - ends[:, 0]) ** 2 + (rows[..., None] - ends[:, 1]) ** 2 + 1) ** -1.5
+    source = np.dstack([columns, rows]) + (near @ shift) / near.sum(-1, keepdims=True)
+    bent = head.copy()
+    bent[y : y + h, x : x + w] = cv2.remap(head, source.astype(np.float32), None, cv2.INTER_LINEAR)
+    return bent
+
+
+def _rim(face: Float) -> Float:
+    """[34, 2]: the jaw, and its mirror image over the forehead."""
+    jaw = face[:17, :2]
+    return np.concatenate([jaw, jaw[0] + jaw[16] - jaw])
 
 
 def maps(parts: Parts, body: Float, face: Float, scale: float) -> dict[str, Float]:
@@ -208,6 +240,10 @@ def carry(parts: Parts, body: Float, face: Float, scale: float = 1.0) -> Bytes:
     canvas = np.zeros((height, width, 4), np.float32)
     for name, affine in maps(parts, body, face, scale).items():
         piece = cv2.warpAffine(parts.pieces[name], affine, (width, height), flags=cv2.INTER_LINEAR)
+        if name == "head":
+            seen = FEATURES[np.minimum(parts.face[FEATURES, 2], face[FEATURES, 2]) > MISSING]
+            placed, rim = (p @ affine[:, :2].T + affine[:, 2] for p in (parts.face[seen, :2], _rim(parts.face)))
+            piece = _move_features(piece, placed, face[seen, :2], rim)
         x, y, w, h = cv2.boundingRect(piece[..., 3])
         if w and h:
             window, inside = canvas[y : y + h, x : x + w], piece[y : y + h, x : x + w]

@@ -26,9 +26,7 @@ COLORS = (
 )
 LIMB_COLORS = tuple(tuple(int(0.6 * channel) for channel in color) for color in COLORS[: len(LIMBS)])
 FINGERS = tuple(
-    (0 if joint == 0 else 4 * finger + joint, 4 * finger + joint + 1)
-    for finger in range(5)
-    for joint in range(4)
+    (0 if joint == 0 else 4 * finger + joint, 4 * finger + joint + 1) for finger in range(5) for joint in range(4)
 )
 HAND_POINT_COLOR = (0, 0, 255)
 
@@ -44,9 +42,7 @@ FINGER_COLORS = tuple(_hue(edge / len(FINGERS)) for edge in range(len(FINGERS)))
 
 SUBPIXEL_BITS = 4  # OpenCV's fixed point: 1/16 pixel
 FAR = 1e5  # pixels
-ELLIPSE = np.stack(
-    [np.cos(np.arange(0, 2 * np.pi, np.pi / 12)), np.sin(np.arange(0, 2 * np.pi, np.pi / 12))], -1
-)
+ELLIPSE = np.stack([np.cos(np.arange(0, 2 * np.pi, np.pi / 12)), np.sin(np.arange(0, 2 * np.pi, np.pi / 12))], -1)
 
 
 def stick_width(size: tuple[int, int]) -> int:
@@ -125,9 +121,7 @@ def _hand(canvas: np.ndarray, hand: np.ndarray, stick: float, threshold: float, 
     _dots(canvas, hand[seen], stick, [HAND_POINT_COLOR] * len(hand), bits)
 
 
-def _dots(
-    canvas: np.ndarray, points: np.ndarray, radius: float, colors: list[tuple[int, int, int]], bits: int
-) -> None:
+def _dots(canvas: np.ndarray, points: np.ndarray, radius: float, colors: list[tuple[int, int, int]], bits: int) -> None:
     size, kind = int(radius * (1 << bits)), cv2.LINE_AA if bits else cv2.LINE_8
     for centre, color in zip(_fixed(points[:, :2], bits).tolist(), colors, strict=False):
         cv2.circle(canvas, centre, size, color, -1, kind, bits)

@@ -42,9 +42,7 @@ def draw_face(
     large = np.zeros(((bottom - top) * oversize, (right - left) * oversize, 3), np.uint8)
     placed = (points + 0.5 - (left, top)) * oversize - 0.5
     _features(large, placed, seen)
-    canvas[top:bottom, left:right] = cv2.resize(
-        large, (right - left, bottom - top), interpolation=cv2.INTER_AREA
-    )
+    canvas[top:bottom, left:right] = cv2.resize(large, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
     return canvas
 
 

@@ -59,9 +59,7 @@ def carried_head(
     roll, own_roll = _roll(theirs, frontal), _roll(own[None], np.array([True]))
     local = _turned(carried[..., :2] - theirs[:, [NOSE], :2], -roll)
     own_local = _turned(own_face[None, :, :2] - own[None, [NOSE], :2], -own_roll)[0]
-    shaped = (
-        _shaped(local, own_local, reference, ratio) if _seen(own_face, face[reference]) else ratio * local
-    )
+    shaped = _shaped(local, own_local, reference, ratio) if _seen(own_face, face[reference]) else ratio * local
     carried[..., :2] = body[:, [NOSE], :2] + _turned(shaped, roll)
     for joint in HEAD_JOINTS:
         if own[joint, 2] >= SEEN and theirs[reference, joint, 2] >= SEEN:
@@ -81,11 +79,7 @@ def _ratio(theirs: np.ndarray, own: np.ndarray, whole: float) -> float:
     seen.
     """
     other, mine = span(theirs[:, R_EYE], theirs[:, L_EYE]), span(own[None, R_EYE], own[None, L_EYE])
-    return (
-        whole
-        if other is None or mine is None
-        else float(np.clip(mine / other, CLOSEST * whole, FARTHEST * whole))
-    )
+    return whole if other is None or mine is None else float(np.clip(mine / other, CLOSEST * whole, FARTHEST * whole))
 
 
 def _frontal(body: np.ndarray) -> np.ndarray:

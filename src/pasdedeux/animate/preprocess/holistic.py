@@ -77,9 +77,7 @@ def _opened(still: bool) -> Any:
             smooth_segmentation=not still,
             refine_face_landmarks=True,
         )
-        holistic.process(
-            np.zeros((64, 64, 3), np.uint8)
-        )  # models load in the background, and log when they are done
+        holistic.process(np.zeros((64, 64, 3), np.uint8))  # models load in the background, and log when they are done
         return holistic
 
 

@@ -44,11 +44,7 @@ def lengths(body: np.ndarray) -> dict[tuple[int, int], float]:
     The longer of left and right counts for both. Limbs never seen, or without length, are left out.
     """
     own = {limb: length for limb in LIMBS if (length := span(body[:, limb[0]], body[:, limb[1]])) is not None}
-    return {
-        limb: max(own.get(limb, 0.0), own.get(TWIN.get(limb, limb), 0.0))
-        for limb in LIMBS
-        if _known(limb, own)
-    }
+    return {limb: max(own.get(limb, 0.0), own.get(TWIN.get(limb, limb), 0.0)) for limb in LIMBS if _known(limb, own)}
 
 
 def _known(limb: tuple[int, int], own: dict[tuple[int, int], float]) -> bool:

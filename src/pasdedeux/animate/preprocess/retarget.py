@@ -21,9 +21,7 @@ PALM = (0, 9)  # the hand's wrist and the root of its middle finger
 HAND_LIMITS = (0.5, 2.0)  # a palm's ratio over the forearm's
 
 
-def retarget(
-    performance: Keypoints, character: Keypoints, *, reference_frame: int | None = None
-) -> Keypoints:
+def retarget(performance: Keypoints, character: Keypoints, *, reference_frame: int | None = None) -> Keypoints:
     """The performance's keypoints with the character's proportions, in the character's picture.
 
     character has one frame. reference_frame (default: the performance's frame most like the character) is the
@@ -36,8 +34,7 @@ def retarget(
     whole = body_plan.scale(theirs, own[None])
     if whole is None:
         raise InputError(
-            "The performer and the character cannot be compared: "
-            "neither torso, shoulders nor eyes are seen in both."
+            "The performer and the character cannot be compared: neither torso, shoulders nor eyes are seen in both."
         )
     reference = nearest_frame(performance, character) if reference_frame is None else reference_frame
     theirs = _with_neck(theirs, own, whole, reference)
@@ -45,9 +42,7 @@ def retarget(
     ratios = body_plan.ratios(measured, own[None], whole)
     drives = _driven(theirs)
     body = _rebuilt(theirs, own, ratios, drives)
-    body[..., :2] += _kept_inside(
-        _carried(theirs, own, body, drives, whole, reference), own[NECK], character.size
-    )
+    body[..., :2] += _kept_inside(_carried(theirs, own, body, drives, whole, reference), own[NECK], character.size)
     _plant(body, own, drives)
     face = carried_head(performance.face, theirs, character.face[0], own, body, whole, reference)
     hands = _hands(performance.hands, theirs, character.hands[0], own, body, ratios, drives)

@@ -89,6 +89,4 @@ def _smoothed(points: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     spread = s0 * s2 - s1**2
     fitted = (s2 * m0 - s1 * m1) / np.where(spread > 1e-9, spread, 1)
     usable = (points[..., 2:] > 0) & (spread > 1e-9)
-    return np.concatenate([np.where(usable, fitted, points[..., :2]), points[..., 2:]], axis=-1).astype(
-        np.float32
-    )
+    return np.concatenate([np.where(usable, fitted, points[..., :2]), points[..., 2:]], axis=-1).astype(np.float32)

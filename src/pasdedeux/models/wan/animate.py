@@ -91,9 +91,7 @@ class WanAnimateTransformer(WanTrunk):
         self.face_encoder = FaceEncoder(config)
         self.face_adapter = FaceAdapter(config)
 
-    def prepare(
-        self, *, text: Tensor, image: Tensor, pose: Tensor, face: Tensor, grid: Grid
-    ) -> AnimateConditions:
+    def prepare(self, *, text: Tensor, image: Tensor, pose: Tensor, face: Tensor, grid: Grid) -> AnimateConditions:
         """Everything that does not depend on x or t.
 
         text [B, n, text_dim]; image [B, 257, image_dim]; pose latents [B, pose_dim, F-1, H, W]; face crops in
@@ -117,14 +115,10 @@ class WanAnimateTransformer(WanTrunk):
         """Raises ValueError where pose and face are not those of a segment of this size."""
         want = (self.config.pose_dim, grid[0] - 1, *grid[1:])
         if tuple(pose.shape[1:]) != want:
-            raise ValueError(
-                f"pose latents have shape {tuple(pose.shape[1:])}; a grid of {tuple(grid)} needs {want}"
-            )
+            raise ValueError(f"pose latents have shape {tuple(pose.shape[1:])}; a grid of {tuple(grid)} needs {want}")
         size = self.config.face_size
         if face.shape[1] != 3 or face.shape[3:] != (size, size):
-            raise ValueError(
-                f"face crops have shape {tuple(face.shape)}; they must be [B, 3, T, {size}, {size}]"
-            )
+            raise ValueError(f"face crops have shape {tuple(face.shape)}; they must be [B, 3, T, {size}, {size}]")
         if (face.shape[2] + 3) // 4 != grid[0] - 1:
             frames = 4 * (grid[0] - 2) + 1
             raise ValueError(f"there are {face.shape[2]} face crops; {grid[0]} latent frames need {frames}")

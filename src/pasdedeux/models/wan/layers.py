@@ -50,18 +50,14 @@ def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device, 
     ]
     axes = ("f c -> (f h w) 1 c", "h c -> (f h w) 1 c", "w c -> (f h w) 1 c")
     sizes = [{"h": grid[1], "w": grid[2]}, {"f": grid[0], "w": grid[2]}, {"f": grid[0], "h": grid[1]}]
-    angle = torch.cat(
-        [repeat(a, axis, **size) for a, axis, size in zip(angles, axes, sizes, strict=True)], dim=-1
-    )
+    angle = torch.cat([repeat(a, axis, **size) for a, axis, size in zip(angles, axes, sizes, strict=True)], dim=-1)
     return Rope(angle.cos().float().to(device), angle.sin().float().to(device))
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Turns neighbouring channels as pairs: x float32 [B, L, H, C] -> the same shape."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * rope.cos - odd * rope.sin, even * rope.sin + odd * rope.cos), dim=-1).flatten(
-        -2
-    )
+    return torch.stack((even * rope.cos - odd * rope.sin, even * rope.sin + odd * rope.cos), dim=-1).flatten(-2)
 
 
 def timestep_features(t: Tensor, dim: int) -> Tensor:

@@ -78,9 +78,7 @@ class ResBlock(nn.Module):
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Sequential(EqualConv2d(in_dim, in_dim, 3, padding=1), BiasedLeakyReLU(in_dim))
-        self.conv2 = nn.Sequential(
-            Blur(3), EqualConv2d(in_dim, out_dim, 3, stride=2), BiasedLeakyReLU(out_dim)
-        )
+        self.conv2 = nn.Sequential(Blur(3), EqualConv2d(in_dim, out_dim, 3, stride=2), BiasedLeakyReLU(out_dim))
         self.skip = nn.Sequential(Blur(1), EqualConv2d(in_dim, out_dim, 1, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,9 +105,7 @@ class MotionCoefficients(nn.Module):
         super().__init__()
         style = config.motion_style
         self.net_app = AppearanceNet(config.motion_channels, style)
-        self.fc = nn.Sequential(
-            *(EqualLinear(style, style) for _ in range(4)), EqualLinear(style, config.motion_dim)
-        )
+        self.fc = nn.Sequential(*(EqualLinear(style, style) for _ in range(4)), EqualLinear(style, config.motion_dim))
 
     def forward(self, face: Tensor) -> Tensor:
         return self.fc(self.net_app(face))

@@ -89,9 +89,7 @@ class WanTrunk(nn.Module):
     def token_grid(self, latents: Grid) -> Grid:
         """Latent frames, height and width -> in patches. Raises ValueError where they do not divide."""
         if any(size < 1 or size % patch for size, patch in zip(latents, self.config.patch, strict=True)):
-            raise ValueError(
-                f"latent size {tuple(latents)} must be a multiple of the patch {self.config.patch}"
-            )
+            raise ValueError(f"latent size {tuple(latents)} must be a multiple of the patch {self.config.patch}")
         f, h, w = (size // patch for size, patch in zip(latents, self.config.patch, strict=True))
         return f, h, w
 
