@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pasdedeux.engine import checked_device
 from pasdedeux.train.export import export
-from pasdedeux.train.pair import PairConfig, make_pair
+from pasdedeux.train.pair import PairConfig, Work, make_pair
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +46,7 @@ def run_training(folder: Path, options: PairOptions, say: Callable[[str], None])
     """Train every stage that is not there yet; `folder` becomes a model folder and gets one to be passed on."""
     config = pair_config(options)
     folder.mkdir(parents=True, exist_ok=True)
-    make_pair(folder, config, dense=options.dense, processes=options.processes, report=say)
+    work = Work(folder=folder, config=config, report=say, processes=options.processes)
+    make_pair(work, dense=options.dense)
     exported = export(folder, config)
     say(f"{exported} is a model folder now: pasdedeux animate --model {exported}")

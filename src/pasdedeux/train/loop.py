@@ -6,9 +6,11 @@ that computes is bfloat16 (or float32), refreshed from the masters at every step
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,7 @@ class TrainConfig:
     window: int | None = None
     dtype: str = "bfloat16"
     device: str = "cpu"
+    readers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,14 +200,18 @@ class Trainer:
         return Progress(step=self.step_number, loss=loss.item(), rate=rate, norm=float(norm))
 
     def run(self, clips: list[Path]) -> Iterator[Progress]:
-        """Train to the configured number of steps; the next batch is read while this one computes."""
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            waiting = reader.submit(self.batch_for, self.step_number, clips)
-            while self.step_number < self.config.steps:
-                data = waiting.result()
-                if self.step_number + 1 < self.config.steps:
-                    waiting = reader.submit(self.batch_for, self.step_number + 1, clips)
-                yield self.step(*data)
+        """Train to the configured number of steps; the next batches are read while this one computes."""
+        ahead = iter(range(self.step_number, self.config.steps))
+        with ThreadPoolExecutor(max_workers=self.config.readers) as pool:
+            waiting = deque(pool.submit(self.batch_for, k, clips) for k in islice(ahead, self.config.readers))
+            try:
+                while waiting:
+                    data = waiting.popleft().result()
+                    waiting.extend(pool.submit(self.batch_for, k, clips) for k in islice(ahead, 1))
+                    yield self.step(*data)
+            finally:
+                for job in waiting:
+                    job.cancel()
 
     def state(self) -> dict[str, object]:
         """Everything that resuming needs."""

@@ -8,7 +8,7 @@ a stage that was stopped goes on from its checkpoint.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,12 @@ from pasdedeux.train.codec import PainterConfig, measure, quality, residual_spre
 from pasdedeux.train.loop import TrainConfig, Trainer
 
 Report = Callable[[str], None]
+SAVE_EVERY = 120.0
+"""Seconds between checkpoints."""
+
+
+class Paused(Exception):  # noqa: N818  (not an error: somebody asked)
+    """Training was stopped before its end, by request, and goes on from its checkpoint when it is called again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +51,21 @@ class PairConfig:
     painter: PainterConfig = field(default_factory=PainterConfig)
     trunk: TrainConfig = field(default_factory=TrainConfig)
     branch: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1500, cooldown=1500, warmup=20))
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Where and how a configuration is carried out: `folder` holds clips, checkpoints and results."""
+
+    folder: Path
+    config: PairConfig
+    report: Report
+    processes: int = 2
+    stop: Callable[[], bool] = _never
 
 
 def names(handoff: Handoff) -> tuple[str, ...]:
@@ -100,8 +121,9 @@ def make_model(config: PairConfig, spread: Tensor) -> DuetTransformer:
     return model
 
 
-def train(trainer: Trainer, path: Path, clips: list[Path], name: str, report: Report) -> Iterator[None]:
-    """Run a trainer to its end with a checkpoint every two minutes; yields after each step."""
+def train(trainer: Trainer, path: Path, clips: list[Path], name: str, work: "Work") -> None:
+    """Run a trainer to its end with checkpoints on the way. Raises Paused, after saving, when asked to stop."""
+    report = work.report
     if path.exists():
         trainer.restore(path)
         report(f"{name}: resumed at step {trainer.step_number}/{trainer.config.steps}")
@@ -119,31 +141,28 @@ def train(trainer: Trainer, path: Path, clips: list[Path], name: str, report: Re
                 f"norm {progress.norm:.2f}, {speed * trainer.config.batch:.1f} clips/s, {left:.0f} min left"
             )
             losses, shown = [], now
-        if now - saved > 120:
+        if now - saved > SAVE_EVERY or work.stop():
             trainer.save(path)
             saved = now
-        yield
+        if work.stop():
+            raise Paused(f"{name} stopped at step {progress.step} of {trainer.config.steps}")
     trainer.save(path)
 
 
-def make_trunk(folder: Path, codec: PatchCodec, clips: list[Path], config: PairConfig, report: Report) -> Path:
-    """Train the trunk over all noise levels; returns its checkpoint."""
-    spread_file = folder / "spread.safetensors"
+def make_trunk(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
+    """Train the trunk over all noise levels; leaves its checkpoint."""
+    config, spread_file = work.config, work.folder / "spread.safetensors"
     if not spread_file.exists():
         save_file({"spread": residual_spread(codec, clips, config.seed)}, spread_file)
     model = make_model(config, load_file(spread_file)["spread"])
     band = Band(low=0.0, high=1.0, shift=config.shift)
-    for _ in train(Trainer(model, codec, band, config.trunk), folder / "trunk.pt", clips, "trunk", report):
-        pass
-    return folder / "trunk.pt"
+    train(Trainer(model, codec, band, config.trunk), work.folder / "trunk.pt", clips, "trunk", work)
 
 
-def make_branch(
-    folder: Path, codec: PatchCodec, clips: list[Path], config: PairConfig, name: str, report: Report
-) -> Path:
+def make_branch(work: Work, codec: PatchCodec, clips: list[Path], name: str) -> None:
     """Branch the trunk into the expert `name`, or into `dense`; writes its averaged weights."""
-    handoff = Handoff(bounds=config.bounds)
-    trunk = torch.load(folder / "trunk.pt", weights_only=True)
+    config, handoff = work.config, Handoff(bounds=work.config.bounds)
+    trunk = torch.load(work.folder / "trunk.pt", weights_only=True)
     if name == "dense":
         count, band = handoff.experts, Band(low=0.0, high=1.0, shift=config.shift)
     else:
@@ -152,19 +171,18 @@ def make_branch(
     run = replace(run, seed=config.branch.seed + 1 + ("dense", *names(handoff)).index(name))
     trainer = Trainer(make_model(config, trunk["spread"]), codec, band, run)
     trainer.start_from(trunk["average"])
-    for _ in train(trainer, folder / f"{name}.pt", clips, name, report):
-        pass
-    save_file({k: v.contiguous() for k, v in trainer.averaged().items()}, folder / f"{name}.safetensors")
-    return folder / f"{name}.safetensors"
+    train(trainer, work.folder / f"{name}.pt", clips, name, work)
+    save_file({k: v.contiguous().cpu() for k, v in trainer.averaged().items()}, work.folder / f"{name}.safetensors")
 
 
-def make_pair(folder: Path, config: PairConfig, *, dense: bool, processes: int, report: Report) -> None:
-    """Every stage in order; see the module's text. `folder` holds clips, checkpoints and results."""
+def make_pair(work: Work, *, dense: bool) -> None:
+    """Every stage in order; see the module's text. Raises Paused when `work.stop` says so."""
+    folder, config = work.folder, work.config
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    clips = film_clips(folder / "clips", range(config.clips), config, processes, report)
-    codec = make_codec(folder / "codec.safetensors", clips, config, report)
-    make_trunk(folder, codec, clips, config, report)
+    clips = film_clips(folder / "clips", range(config.clips), config, work.processes, work.report)
+    codec = make_codec(folder / "codec.safetensors", clips, config, work.report)
+    make_trunk(work, codec, clips)
     for name in (*names(Handoff(bounds=config.bounds)), *(["dense"] if dense else [])):
         if not (folder / f"{name}.safetensors").exists():
-            make_branch(folder, codec, clips, config, name, report)
+            make_branch(work, codec, clips, name)

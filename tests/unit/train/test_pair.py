@@ -1,0 +1,75 @@
+"""All stages of making a pair, at toy size: complete, resumable, equal compute for the dense model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pasdedeux.models.codec import CodecConfig
+from pasdedeux.models.duet import DuetConfig
+from pasdedeux.train.codec import PainterConfig
+from pasdedeux.train.loop import TrainConfig
+from pasdedeux.train.pair import PairConfig, Paused, Work, make_pair
+
+TINY = PairConfig(
+    clips=18,
+    frames=5,
+    size=64,
+    codec=CodecConfig(channels=4, width=8, depth=1),
+    model=DuetConfig(dim=16, depth=2, heads=2, ffn=16, channels=4, frequency=8, stem=(4, 4, 8)),
+    painter=PainterConfig(steps=2, batch=1, frames=5),
+    trunk=TrainConfig(steps=3, batch=1, frames=5, window=48, dtype="float32"),
+    branch=TrainConfig(steps=2, cooldown=2, batch=1, frames=5, dtype="float32"),
+)
+
+
+def work(folder: Path, said: list[str], patience: int = 10**6) -> Work:
+    """Work that is asked to pause after `patience` training steps."""
+    asked = iter(range(10**6))
+    return Work(folder=folder, config=TINY, report=said.append, processes=1, stop=lambda: next(asked) >= 2 * patience)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
+    make_pair(work(folder, []), dense=True)
+    return folder
+
+
+def test_every_stage_leaves_its_file(whole: Path) -> None:
+    for name in ("codec", "high", "low", "dense"):
+        assert load_file(whole / f"{name}.safetensors")
+    assert json.loads((whole / "config.json").read_text())["bounds"] == [0.9]
+
+
+def test_experts_leave_the_trunk_and_each_other(whole: Path) -> None:
+    high, low, dense = (load_file(whole / f"{n}.safetensors")["head.weight"] for n in ("high", "low", "dense"))
+    assert not torch.equal(high, low)
+    assert not torch.equal(high, dense)
+
+
+def test_the_dense_model_has_the_steps_of_all_experts(whole: Path) -> None:
+    steps = {n: torch.load(whole / f"{n}.pt", weights_only=True)["step"] for n in ("high", "low", "dense")}
+    assert steps == {"high": 2, "low": 2, "dense": 4}
+
+
+def test_paused_and_resumed_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips").symlink_to(whole / "clips")
+    for _ in range(20):
+        try:
+            make_pair(work(tmp_path, [], patience=1), dense=False)
+            break
+        except Paused:
+            continue
+    for name in ("high", "low"):
+        once, again = load_file(whole / f"{name}.safetensors"), load_file(tmp_path / f"{name}.safetensors")
+        assert all(torch.equal(once[k], again[k]) for k in once)
+
+
+def test_a_finished_run_is_left_alone(whole: Path) -> None:
+    before = (whole / "high.safetensors").stat().st_mtime_ns
+    said: list[str] = []
+    make_pair(work(whole, said), dense=True)
+    assert (whole / "high.safetensors").stat().st_mtime_ns == before
