@@ -41,8 +41,8 @@ class Stage(Protocol):
         """Condition frames `index`; `handed` [n, H, W, 3] are the first n of them, already made."""
         ...
 
-    def decode(self, latent: Tensor) -> Iterator[Bytes]:
-        """Frames [n, H, W, 3] of a latent [1, C, F, h, w], as they are ready."""
+    def decode(self, latent: Tensor, what: SegmentCondition | None = None) -> Iterator[Bytes]:
+        """Frames [n, H, W, 3] of a latent [1, C, F, h, w] as they are ready; `what` conditioned its segment."""
         ...
 
 
@@ -110,7 +110,7 @@ def perform(
             x = step.x
             yield Denoised(segment=segment.index, segments=len(segments), step=step)
         made: list[Bytes] = []
-        for chunk in stage.decode(x):
+        for chunk in stage.decode(x, what):
             fresh = trim(segment, sum(map(len, made)), chunk)
             made.append(chunk)
             if len(fresh):

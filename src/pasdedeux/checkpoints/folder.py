@@ -132,7 +132,7 @@ def save_model(
     codec: Mapping[str, Tensor],
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write a model folder from state dicts, stored in `dtype`; the manifest comes last.
+    """Write a model folder from state dicts, experts in `dtype`, codec in float32; the manifest comes last.
 
     Raises ValueError unless there is one state dict per expert of the manifest.
     """
@@ -141,7 +141,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     for expert in manifest.experts:
         _store(folder / expert.file, experts[expert.name], dtype)
-    _store(folder / CODEC_FILE, codec, dtype)
+    _store(folder / CODEC_FILE, codec, torch.float32)
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 

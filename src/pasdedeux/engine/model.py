@@ -1,8 +1,7 @@
 """A model that is loaded and ready: experts on their device, the codec with the pictures, the manifest."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from pasdedeux.animate.condition.duet import DuetPrompt, denoiser
 from pasdedeux.checkpoints.folder import ExpertFile, Manifest, load_codec, load_expert, read_manifest
 from pasdedeux.denoise import Denoiser, Expert, ExpertSet, Handoff, schedule
 from pasdedeux.models.codec import PatchCodec
-from pasdedeux.models.duet import DuetInputs, DuetTransformer
+from pasdedeux.models.duet import DuetTransformer
 
 BUILTIN = "builtin"
 
@@ -100,15 +99,6 @@ def on_device(model: DuetTransformer, device: str) -> Denoiser:
     inner = denoiser(model)
 
     def velocity(x: Tensor, sigma: Tensor, cond: DuetPrompt, /) -> Tensor:
-        # The planes are large: they travel once per segment, before the prompt prepares them for this model.
-        if id(model) not in cond.prepared:
-            cond.prepared[id(model)] = model.prepare(inputs_on(cond.inputs, device))
         return inner(x.to(device), sigma.to(device), cond).to(x.device)
 
     return velocity
-
-
-def inputs_on(inputs: DuetInputs, device: str) -> DuetInputs:
-    """A segment's inputs on a device."""
-    moved: dict[str, Any] = {f.name: getattr(inputs, f.name).to(device) for f in fields(DuetInputs)}
-    return DuetInputs(**moved)

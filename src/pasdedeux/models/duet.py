@@ -12,7 +12,7 @@ C latent channels, D width, N heads.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
@@ -58,6 +58,10 @@ class DuetInputs:
     base: Tensor
     known: Tensor
     region: Tensor
+
+    def to(self, device: torch.device | str) -> "DuetInputs":
+        """The same inputs on another device."""
+        return DuetInputs(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

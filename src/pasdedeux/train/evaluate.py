@@ -17,7 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pasdedeux.animate.condition.duet import DuetPrompt, composite, draw_planes, segment_inputs, video_tensor
+from pasdedeux.animate.condition.duet import (
+    DuetPrompt,
+    composite,
+    decode_over,
+    draw_planes,
+    segment_inputs,
+    video_tensor,
+)
 from pasdedeux.animate.inputs import Keypoints
 from pasdedeux.animate.perform import noise
 from pasdedeux.animate.preprocess.placement import in_place
@@ -94,14 +101,14 @@ def start(exams: list[Exam]) -> Tensor:
 def sample(experts: ExpertSet, x: Tensor, prompt: DuetPrompt, codec: PatchCodec, how: Sampling) -> Iterator[Bytes]:
     """Denoise a batch from noise x, and decode clip by clip: frames [T, H, W, 3] each."""
     latent = finish(run(experts, x, how.sigmas, solver=how.solver, cond=prompt)).x
-    for one in latent.split(1):
-        yield decoded(codec, one)
+    for parts in zip(latent.split(1), prompt.inputs.base.split(1), prompt.rough.split(1), strict=True):
+        yield decoded(codec, *parts)
 
 
 @torch.no_grad()
-def decoded(codec: PatchCodec, latent: Tensor) -> Bytes:
-    """A latent [1, C, F, h, w] as frames [T, H, W, 3]."""
-    return to_frames(codec.decode(latent))
+def decoded(codec: PatchCodec, latent: Tensor, base: Tensor, rough: Tensor) -> Bytes:
+    """A latent [1, C, F, h, w] over its composite as frames [T, H, W, 3]."""
+    return to_frames(torch.cat(list(decode_over(codec, latent, base, rough)), dim=2))
 
 
 @torch.no_grad()
@@ -163,7 +170,7 @@ def evaluate(
         for e in some:
             yield from baselines(e, codec)
         # One prompt for all arms: what an expert made of the conditions serves it in every set it is in.
-        prompt, x = DuetPrompt(join(some)), start(some)
+        prompt, x = DuetPrompt(join(some), torch.cat([video_tensor(e.rough) for e in some])), start(some)
         for name, experts in arms.items():
             for e, frames in zip(some, sample(experts, x, prompt, codec, how), strict=True):
                 yield answer(name, e, frames)

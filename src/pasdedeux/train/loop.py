@@ -63,8 +63,7 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        moved = {name: getattr(self.inputs, name).to(device, non_blocking=True) for name in DuetInputs.__slots__}
-        return Batch(inputs=DuetInputs(**moved), clean=self.clean.to(device), weight=self.weight.to(device))
+        return Batch(inputs=self.inputs.to(device), clean=self.clean.to(device), weight=self.weight.to(device))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ class Numbers:
         self.handed.append(None if handed is None else [int(f[0, 0, 0]) for f in handed])
         return SegmentCondition(shape=(1, 1, len(index)), cond=torch.tensor(index, dtype=torch.float32)[None, None])
 
-    def decode(self, latent: Tensor) -> Iterator[np.ndarray]:
+    def decode(self, latent: Tensor, what: SegmentCondition | None = None) -> Iterator[np.ndarray]:
         values = latent[0, 0].round().to(torch.uint8).numpy()
         for part in (values[:1], values[1:5], values[5:]):
             yield np.broadcast_to(part[:, None, None, None], (len(part), 8, 8, 3))

@@ -199,7 +199,9 @@ def _move_features(head: Bytes, placed: Float, face: Float, rim: Float) -> Bytes
     near = ((columns[..., None] - ends[:, 0]) ** 2 + (rows[..., None] - ends[:, 1]) ** 2 + 1) ** -1.5
     source = np.dstack([columns, rows]) + (near @ shift) / near.sum(-1, keepdims=True)
     bent = head.copy()
-    bent[y : y + h, x : x + w] = cv2.remap(head, source.astype(np.float32), None, cv2.INTER_LINEAR)
+    bent[y : y + h, x : x + w] = cv2.remap(
+        head, source[..., 0].astype(np.float32), source[..., 1].astype(np.float32), cv2.INTER_LINEAR
+    )
     return bent
 
 
@@ -239,7 +241,7 @@ def carry(parts: Parts, body: Float, face: Float, scale: float = 1.0) -> Bytes:
     height, width = next(iter(parts.pieces.values())).shape[:2]
     canvas = np.zeros((height, width, 4), np.float32)
     for name, affine in maps(parts, body, face, scale).items():
-        piece = cv2.warpAffine(parts.pieces[name], affine, (width, height), flags=cv2.INTER_LINEAR)
+        piece = cv2.warpAffine(parts.pieces[name], affine, (width, height), flags=cv2.INTER_LINEAR).astype(np.uint8)
         if name == "head":
             seen = FEATURES[np.minimum(parts.face[FEATURES, 2], face[FEATURES, 2]) > MISSING]
             placed, rim = (p @ affine[:, :2].T + affine[:, 2] for p in (parts.face[seen, :2], _rim(parts.face)))

@@ -30,6 +30,8 @@ Bytes = NDArray[np.uint8]
 HOLE_MARGIN = 2
 """Pixels per 128 of height by which a hole is wider than the person's mask."""
 
+TRUST = 0.1
+"""Mean square change of a latent at which 1/e of the composite's own detail is kept."""
 SHADOW = 3
 """Latents around the figure within which its shadow may fall."""
 
@@ -168,17 +170,39 @@ def segment_inputs(planes: Planes, codec: PatchCodec, known: Tensor | None, dtyp
     )
 
 
+def decode_over(codec: PatchCodec, latent: Tensor, base: Tensor, rough: Tensor) -> Iterator[Tensor]:
+    """Decode latents [B, C, F, h, w] whose composite has latents `base` and pixels `rough` [B, 3, T, H, W].
+
+    What the codec lost of the composite is given back where the denoisers left the composite as it is, by the factor
+    exp(-d / TRUST) for the mean square change d of a latent: so the place stays sharp, and nothing old shows through
+    where something new was painted. Gives chunks [B, 3, 1 or 4, H, W] in [-1, 1].
+    """
+    latent, base = latent.float(), base.float()
+    trust = torch.exp(-(latent - base).square().mean(1, keepdim=True) / TRUST)
+    done = 0
+    for i in range(latent.shape[2]):
+        own, same = (codec.decode_one(z[:, :, i], z[:, :, i - 1] if i else None) for z in (latent, base))
+        lost = rough[:, :, done : done + own.shape[2]] - same
+        share = functional.interpolate(trust[:, :, i], size=own.shape[3:], mode="bilinear", align_corners=False)
+        yield (own + share[:, :, None] * lost).clamp(-1, 1)
+        done += own.shape[2]
+
+
 @dataclass(frozen=True, slots=True)
 class DuetPrompt:
-    """A segment's inputs, and what each expert has made of them, computed on its first step and then kept."""
+    """A segment's inputs, and what each expert has made of them, computed on its first step and then kept.
+
+    `rough` [B, 3, T, H, W] are the composite's pixels in [-1, 1].
+    """
 
     inputs: DuetInputs
+    rough: Tensor
     prepared: dict[int, DuetCondition] = field(default_factory=dict)
 
     def of(self, model: DuetTransformer) -> DuetCondition:
         """The inputs as `model` sees them."""
         if id(model) not in self.prepared:
-            self.prepared[id(model)] = model.prepare(self.inputs)
+            self.prepared[id(model)] = model.prepare(self.inputs.to(model.spread.device))
         return self.prepared[id(model)]
 
 
@@ -208,12 +232,20 @@ class DuetStage:
     def condition(self, index: list[int], handed: Bytes | None) -> SegmentCondition:
         """Condition frames `index`; the first ones are known where `handed` gives them."""
         known = None if handed is None else self.codec.encode(video_tensor(handed))
-        inputs = segment_inputs(self.planes.frames(index), self.codec, known, self.dtype)
-        return SegmentCondition(shape=tuple(inputs.base.shape), cond=DuetPrompt(inputs))
+        planes = self.planes.frames(index)
+        inputs = segment_inputs(planes, self.codec, known, self.dtype)
+        prompt = DuetPrompt(inputs, video_tensor(composite(planes)))
+        return SegmentCondition(shape=tuple(inputs.base.shape), cond=prompt)
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> Iterator[Bytes]:
-        """Frames of a latent, one latent frame at a time."""
-        for chunk in self.codec.decode_frames(latent):
+    def decode(self, latent: Tensor, what: SegmentCondition | None = None) -> Iterator[Bytes]:
+        """Frames of a latent, one latent frame at a time; over the composite where `what` gives the segment."""
+        prompt: DuetPrompt | None = what.cond if what else None
+        chunks = (
+            decode_over(self.codec, latent, prompt.inputs.base, prompt.rough)
+            if prompt
+            else self.codec.decode_frames(latent)
+        )
+        for chunk in chunks:
             pixels = ((chunk[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             yield rearrange(pixels, "c T H W -> T H W c").numpy()
