@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def write_evaluation(
 
     Raises ValueError for the user's faults.
     """
+    if find_spec("skimage") is None:
+        raise ValueError(
+            "Judging a model needs scikit-image, which is not installed: pip install 'pasdedeux[evaluate]'."
+        )
     check_writable(out)
     if strip is not None:
         check_strip_name(strip)
