@@ -46,9 +46,7 @@ def write_evaluation(
     Raises ValueError for the user's faults.
     """
     if find_spec("skimage") is None:
-        raise ValueError(
-            "Judging a model needs scikit-image, which is not installed: pip install 'pasdedeux[evaluate]'."
-        )
+        raise ValueError("Judging a model needs scikit-image: pip install 'pasdedeux[evaluate]'.")
     check_writable(out)
     if strip is not None:
         check_strip_name(strip)
