@@ -24,7 +24,7 @@ CONFIG = PairConfig(
     clips=1756,
     model=DuetConfig(depth=6),
     painter=PainterConfig(steps=400),
-    sampling_steps=6,
+    sampling_steps=4,
     trunk=TrainConfig(steps=STEPS, batch=9, frames=5, rate=1.5e-3, warmup=100, window=80),
     branch=TrainConfig(steps=200, batch=4, frames=13, rate=1e-3, warmup=10, cooldown=200, average=0.98),
 )

@@ -44,7 +44,7 @@ class PairConfig:
     size: int = 128
     shift: float = 12.0
     bounds: tuple[float, ...] = (0.9,)
-    sampling_steps: int = 8
+    sampling_steps: int = 4
     solver: str = "euler"
     codec: CodecConfig = field(default_factory=CodecConfig)
     model: DuetConfig = field(default_factory=DuetConfig)
