@@ -1,10 +1,9 @@
-"""What a second expert costs in a step: the pair beside one of its experts over the same steps, in one
-process.
+"""What a second expert costs in a step: the pair beside one of its experts, over the same steps in one process.
 
-Both sample the default clip in alternating order, n times after one warm-up. Prints a table and writes
-it, with the commit and the versions, to benchmarks/results/pair_<device>_<date>.md. One expert alone does
-the same number of forward passes with half of the weights, so a ratio of 1 says that the other half is
-free of time.
+Both sample one drawn clip in alternating order, n times after a warm-up. A step is timed apart from what is done once
+a segment (the pyramid, the reference's keys). Prints a table and writes it, with the commit and the versions, to
+benchmarks/results/pair_<device>_<date>.md. One expert alone does the same forward passes with half of the weights, so a
+ratio of 1 says that the other half costs no time.
 """
 
 import argparse
@@ -20,48 +19,77 @@ from time import perf_counter
 
 import torch
 
-from pasdedeux.animate.perform import Denoised, perform
-from pasdedeux.denoise import ExpertSet
-from pasdedeux.engine import Cast, Job, Model, Settings, cast, count, open_model, settle, versions
-from pasdedeux.engine.staging import set_up
+import pasdedeux
+from pasdedeux.animate.condition.duet import DuetStage, denoiser, draw_planes
+from pasdedeux.animate.perform import Denoised, Settings, perform
+from pasdedeux.checkpoints.folder import Manifest, load_codec, load_expert, read_manifest
+from pasdedeux.denoise import Expert, ExpertSet, Handoff, schedule
+from pasdedeux.train.clips import HELD_OUT, ClipSpec, film, keypoints
 
 RESULTS = Path(__file__).parent / "results"
+BUILTIN = Path(pasdedeux.__file__).parent / "builtin"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """One clip: seconds in all, and mean seconds of its steps."""
+    """One clip: seconds in all, and the median of its steps' seconds."""
 
     clip: float
     step: float
 
 
-def sample(model: Model, experts: ExpertSet, settings: Settings, found: Cast) -> Sampled:
-    """Sample the clip once. Conditions are drawn before the clock starts; segments are conditioned under
-    it.
-    """
-    stage = set_up(found, settings.mode, model)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """Experts, the stage that prepares for just these, and their parameters: in a step, in all."""
+
+    experts: ExpertSet
+    stage: DuetStage
+    active: int
+    total: int
+
+
+def arms(folder: Path, manifest: Manifest, device: str) -> dict[str, Arm]:
+    """The whole set, and its last expert alone."""
+    models = [load_expert(folder, manifest, expert, device) for expert in manifest.experts]
+    experts = tuple(Expert(denoiser(m), e.name) for m, e in zip(models, manifest.experts, strict=True))
+    take = film(ClipSpec.from_seed(HELD_OUT, frames=manifest.length, size=manifest.size[0], mode="animate"))
+    planes = draw_planes(take.character, keypoints(take.truth), take.scene)
+    codec, sizes = load_codec(folder, manifest), [sum(p.numel() for p in m.parameters()) for m in models]
+
+    def arm(whole: ExpertSet, first: int) -> Arm:
+        stage = DuetStage(planes=planes, codec=codec, dtype=manifest.compute, experts=tuple(models[first:]))
+        return Arm(experts=whole, stage=stage, active=max(sizes[first:]), total=sum(sizes[first:]))
+
+    last = len(models) - 1
+    return {
+        "pair": arm(ExpertSet(experts, Handoff(manifest.bounds)), 0),
+        f"{experts[-1].name} alone": arm(ExpertSet.single(experts[-1]), last),
+    }
+
+
+def sample(arm: Arm, settings: Settings, device: str) -> Sampled:
+    """Sample the clip once."""
     steps: list[float] = []
     began = perf_counter()
-    for event in perform(stage, experts, settings.sampling()):
+    for event in perform(arm.stage, arm.experts, settings):
         if isinstance(event, Denoised):
             steps.append(event.step.seconds)
-    return Sampled(clip=perf_counter() - began, step=statistics.mean(steps))
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return Sampled(clip=perf_counter() - began, step=statistics.median(steps))
 
 
-def measure(model: Model, job: Job, repeats: int) -> dict[str, list[Sampled]]:
-    """Every arm `repeats` times, in an order that turns round each time."""
-    settings = settle(job, model.manifest)
-    found, pair = cast(job, settings), model.expert_set(settings.handoff)
-    last = pair.experts[-1]
-    arms = {"pair": pair, f"{last.name} alone": ExpertSet.single(last)}
-    for experts in arms.values():
-        sample(model, experts, settings, found)
-    taken: dict[str, list[Sampled]] = {name: [] for name in arms}
-    for k in range(repeats):
-        for name in list(arms)[:: 1 if k % 2 == 0 else -1]:
-            taken[name].append(sample(model, arms[name], settings, found))
-    return taken
+def measure(folder: Path, manifest: Manifest, device: str, steps: int, repeats: int) -> tuple[dict[str, Arm], list]:
+    """Every arm `repeats` times, in an order that turns round each time: rows of a sample per arm."""
+    found = arms(folder, manifest, device)
+    sigmas = tuple(float(s) for s in schedule(steps, manifest.shift))
+    settings = Settings(sigmas=sigmas, seed=0, length=manifest.length, overlap=manifest.overlap, solver=manifest.solver)
+    rows = []
+    for k in range(repeats + 1):
+        order = list(found)[:: 1 if k % 2 == 0 else -1]
+        row = {name: sample(found[name], settings, device) for name in order}
+        rows.append({name: row[name] for name in found})
+    return found, rows[1:]
 
 
 def spread(values: Sequence[float], scale: float = 1.0) -> str:
@@ -70,20 +98,16 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
     return f"{middle * scale:.2f} ({low * scale:.2f} to {high * scale:.2f})"
 
 
-def table(model: Model, taken: dict[str, list[Sampled]]) -> str:
+def table(found: dict[str, Arm], rows: list[dict[str, Sampled]]) -> str:
     """The figures as markdown."""
-    rows = [
-        "| arm | ms per step | seconds per clip | active parameters | all parameters |",
-        "| --- " * 5 + "|",
-    ]
-    for name, clips in taken.items():
-        whole = model.total_parameters if name == "pair" else count(model.experts[-1])
-        figures = (spread([c.step for c in clips], 1000), spread([c.clip for c in clips]))
-        rows.append(f"| {name} | {figures[0]} | {figures[1]} | {model.active_parameters:,} | {whole:,} |")
-    pair, alone = taken.values()
-    ratios = [a.step / b.step for a, b in zip(pair, alone, strict=True)]
-    rows += ["", f"Seconds per step, pair over one expert, by repeat: {spread(ratios)}."]
-    return "\n".join(rows)
+    lines = ["| arm | ms per step | seconds per clip | active parameters | all parameters |", "| --- " * 5 + "|"]
+    for name, arm in found.items():
+        steps, clips = ([getattr(row[name], what) for row in rows] for what in ("step", "clip"))
+        lines.append(f"| {name} | {spread(steps, 1000)} | {spread(clips)} | {arm.active:,} | {arm.total:,} |")
+    pair, alone = found
+    ratios = [row[pair].step / row[alone].step for row in rows]
+    lines += ["", f"A step of the pair over one of {alone}, by repeat: {spread(ratios)}."]
+    return "\n".join(lines)
 
 
 def commit() -> str:
@@ -100,38 +124,35 @@ def device_name(device: str) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def heading(model: Model, job: Job, repeats: int, today: str) -> str:
+def heading(manifest: Manifest, options: argparse.Namespace, steps: int, today: str) -> str:
     """How the figures came about."""
-    settings, found = settle(job, model.manifest), versions()
-    width, height = settings.size
-    return "\n".join(
-        (
-            f"# The pair beside one expert, {device_name(model.device)}, {today}",
-            "",
-            f"`python benchmarks/pair.py {' '.join(sys.argv[1:])}` at commit {commit()}; "
-            f"torch {found['torch']}, Python {found['python']}, {model.manifest.dtype}.",
-            f"Default clip, {width}x{height}, {settings.steps} steps per segment with {settings.solver}; "
-            f"median (least to most) of n = {repeats}, alternating, in one process.",
-            "",
-            "",
-        )
+    width, height = manifest.size
+    return (
+        f"# The pair beside one expert, {device_name(options.device)}, {today}\n\n"
+        f"`python benchmarks/pair.py {' '.join(sys.argv[1:])}` at commit {commit()}; torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {manifest.dtype}.\nOne segment of {manifest.length} frames, {width}x{height}, "
+        f"{steps} steps with {manifest.solver}; median (least to most) of n = {options.repeats}, alternating, in one "
+        "process.\n\n"
     )
 
 
 def main() -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="builtin")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model", type=Path, default=BUILTIN)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=None, help="default: the model's")
+    parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
-    model, job = open_model(options.model, options.device), Job()
-    figures = table(model, measure(model, job, options.repeats))
+    manifest = read_manifest(options.model)
+    steps = options.steps or manifest.steps
+    with torch.no_grad():
+        figures = table(*measure(options.model, manifest, options.device, steps, options.repeats))
     print(figures)
     today = datetime.now(UTC).date().isoformat()
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"pair_{model.device.replace(':', '')}_{today}.md"
-    path.write_text(heading(model, job, options.repeats, today) + figures + "\n", encoding="utf-8")
+    path = RESULTS / f"pair_{options.device.replace(':', '')}_{today}.md"
+    path.write_text(heading(manifest, options, steps, today) + figures + "\n", encoding="utf-8")
     print(f"\nwritten to {path}")
 
 

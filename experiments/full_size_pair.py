@@ -17,12 +17,12 @@ from pasdedeux.train.pair import PairConfig, Paused, Work, make_pair
 
 
 def full_size(device: str, readers: int) -> PairConfig:
-    """Two experts of 9M parameters each; 12,000 clips; about twenty times the steps that two cores can make."""
+    """Two experts of 10M parameters each; 12,000 clips; about twenty times the steps that two cores can make."""
     shared = {"device": device, "readers": readers, "batch": 24, "window": 96}
     return PairConfig(
         clips=12_000,
-        codec=CodecConfig(channels=64, width=256, depth=4),
-        model=DuetConfig(dim=288, depth=8, heads=4, ffn=1152),
+        codec=CodecConfig(width=256, depth=4),
+        model=DuetConfig(dim=288, depth=6, heads=4, ffn=1152),
         painter=PainterConfig(steps=1500, batch=8),
         trunk=TrainConfig(steps=20_000, frames=9, rate=1e-3, warmup=500, average=0.9995, **shared),
         branch=TrainConfig(

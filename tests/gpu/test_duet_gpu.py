@@ -10,10 +10,10 @@ from pasdedeux.models.duet import PLANES, REFERENCE, DuetConfig, DuetInputs, Due
 @pytest.mark.gpu
 def test_a_pair_samples_alike_on_both_devices() -> None:
     torch.manual_seed(0)
-    config = DuetConfig(dim=64, depth=2, heads=2, ffn=128, channels=8, frequency=16, stem=(8, 8, 16))
+    config = DuetConfig(dim=64, depth=2, heads=2, ffn=128, channels=8, frequency=16, pyramid=(8, 8, 16))
     models = [DuetTransformer(config), DuetTransformer(config)]
     for model in models:
-        torch.nn.init.normal_(model.head.weight, std=0.2)
+        torch.nn.init.normal_(model.head.later.weight, std=0.2)
     inputs = DuetInputs(
         planes=torch.rand(1, PLANES, 5, 64, 64),
         reference=torch.rand(1, REFERENCE, 64, 64),

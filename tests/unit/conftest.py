@@ -12,7 +12,7 @@ from pasdedeux.models.codec import CodecConfig, PatchCodec
 from pasdedeux.models.duet import DuetConfig, DuetTransformer
 
 CODEC = CodecConfig(channels=16, width=8, depth=1)
-MODEL = DuetConfig(dim=32, depth=2, heads=2, ffn=32, channels=16, stem=(8, 8, 8))
+MODEL = DuetConfig(dim=32, depth=2, heads=2, ffn=32, channels=16, pyramid=(8, 8, 8))
 BOUNDS = {1: (), 2: (0.75,), 3: (0.85, 0.6)}
 
 

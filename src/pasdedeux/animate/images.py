@@ -9,7 +9,7 @@ import io
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -183,7 +183,4 @@ def letterbox(
 
 def fit_points(keypoints: Keypoints, fit: Letterbox) -> Keypoints:
     """The keypoints of the picture that was letterboxed, in the picture it was put into."""
-    factor = np.array([fit.scale, fit.scale, 1.0], np.float32)
-    shift = np.array([fit.left, fit.top, 0.0], np.float32)
-    moved = {name: getattr(keypoints, name) * factor + shift for name in ("body", "hands", "face")}
-    return replace(keypoints, **moved, size=fit.size)
+    return keypoints.moved((fit.scale, fit.scale), (fit.left, fit.top), fit.size)

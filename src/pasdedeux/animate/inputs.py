@@ -6,7 +6,7 @@ sentence.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,27 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message is one sentence that says what and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a drawn world lies in its picture: the floor's origin is seen at (x, y) px, a unit of length as `unit` px.
+
+    Two pictures of known view say where in one of them a thing of the other stands, and how large it is there. Raises
+    InputError where the unit is not positive.
+    """
+
+    x: float
+    y: float
+    unit: float
+
+    def __post_init__(self) -> None:
+        if not self.unit > 0:
+            raise InputError(f"A unit of length is {self.unit} px long; it must be more than 0.")
+
+    def moved(self, factor: tuple[float, float], shift: tuple[float, float]) -> "View":
+        """The view after the picture was scaled by `factor` (x, y) and moved by `shift` px."""
+        return View(x=self.x * factor[0] + shift[0], y=self.y * factor[1] + shift[1], unit=self.unit * min(factor))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Keypoints:
     """One person's points over T frames; columns are x px, y px, confidence 0..1, and the sides are the
@@ -27,14 +48,15 @@ class Keypoints:
     Shapes: body [T, 20, 3] in Wan-Animate's order (0 nose, 1 neck, 2-4 right shoulder, elbow, wrist, 5-7
     left, 8-10 right hip, knee, ankle, 11-13 left, 14 right eye, 15 left eye, 16 right ear, 17 left ear, 18
     left toe, 19 right toe); hands [T, 2, 21, 3], left then right; face [T, 70, 3], iBUG 68 then right and
-    left pupil. size is the picture's (width, height) in pixels. Raises InputError where an array does not fit
-    this.
+    left pupil. size is the picture's (width, height) in pixels; view is known where the picture was drawn.
+    Raises InputError where an array does not fit this.
     """
 
     body: np.ndarray
     hands: np.ndarray
     face: np.ndarray
     size: tuple[int, int]
+    view: View | None = None
 
     def __post_init__(self) -> None:
         frames = self.body.shape[0]
@@ -51,7 +73,7 @@ class Keypoints:
 
     def __getitem__(self, index: slice | np.ndarray) -> "Keypoints":
         """The frames of a slice, or of an array of indices or booleans, in that order."""
-        return Keypoints(body=self.body[index], hands=self.hands[index], face=self.face[index], size=self.size)
+        return replace(self, body=self.body[index], hands=self.hands[index], face=self.face[index])
 
     def frame(self, index: int) -> "Keypoints":
         """Frame `index` (negative counts from the end) as Keypoints of one frame."""
@@ -59,13 +81,21 @@ class Keypoints:
 
     def scaled(self, size: tuple[int, int]) -> "Keypoints":
         """The same points in a picture stretched to `size` (width, height)."""
-        factor = np.array([size[0] / self.size[0], size[1] / self.size[1], 1.0], dtype=np.float32)
-        return Keypoints(body=self.body * factor, hands=self.hands * factor, face=self.face * factor, size=size)
+        return self.moved((size[0] / self.size[0], size[1] / self.size[1]), (0.0, 0.0), size)
+
+    def moved(self, factor: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]) -> "Keypoints":
+        """The same points after their picture was scaled by `factor` (x, y), moved by `shift` px, and is of `size`."""
+        times, plus = np.array([*factor, 1.0], np.float32), np.array([*shift, 0.0], np.float32)
+        points = {name: getattr(self, name) * times + plus for name in ("body", "hands", "face")}
+        view = None if self.view is None else self.view.moved(factor, shift)
+        return Keypoints(**points, size=size, view=view)
 
     def to_json(self) -> str:
         """Compact text: pixels to 1/100, confidence to 1/100, each array flat."""
         arrays = {name: _flat(getattr(self, name)) for name in ("body", "hands", "face")}
         record = {"version": JSON_VERSION, "size": list(self.size), "frames": len(self), **arrays}
+        if self.view is not None:
+            record["view"] = [self.view.x, self.view.y, self.view.unit]
         return json.dumps(record, separators=(",", ":"))
 
     @classmethod
@@ -79,11 +109,13 @@ class Keypoints:
             body = _unflat(record["body"], (frames, BODY_POINTS, 3))
             hands = _unflat(record["hands"], (frames, 2, HAND_POINTS, 3))
             face = _unflat(record["face"], (frames, FACE_POINTS, 3))
+            seen = record.get("view")
+            view = None if seen is None else View(*map(float, seen))
         except InputError:
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"This text does not hold keypoints: {error!r}.") from error
-        return cls(body=body, hands=hands, face=face, size=(int(width), int(height)))
+        return cls(body=body, hands=hands, face=face, size=(int(width), int(height)), view=view)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

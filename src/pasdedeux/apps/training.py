@@ -4,9 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import typer
+
+from pasdedeux.apps.faults import STOPPED
+from pasdedeux.apps.interrupt import Interrupt
 from pasdedeux.engine import checked_device
 from pasdedeux.train.export import export
-from pasdedeux.train.pair import PairConfig, Work, make_pair
+from pasdedeux.train.pair import PairConfig, Paused, Work, make_pair
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +47,19 @@ def pair_config(options: PairOptions) -> PairConfig:
 
 
 def run_training(folder: Path, options: PairOptions, say: Callable[[str], None]) -> None:
-    """Train every stage that is not there yet; `folder` becomes a model folder and gets one to be passed on."""
+    """Train every stage that is not there yet; `folder` becomes a model folder and gets one to be passed on.
+
+    The first Ctrl-C stops after the step that runs, the second at once; typer.Exit(130) then.
+    """
     config = pair_config(options)
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(folder=folder, config=config, report=say, processes=options.processes)
-    make_pair(work, dense=options.dense)
+    try:
+        with Interrupt() as stop:
+            stop.gentle = True
+            work = Work(folder=folder, config=config, report=say, processes=options.processes, stop=stop)
+            make_pair(work, dense=options.dense)
+    except (Paused, KeyboardInterrupt) as error:
+        say(f"Stopped{f': {error}' if str(error) else ''}; the same command goes on from here.")
+        raise typer.Exit(STOPPED) from error
     exported = export(folder, config)
     say(f"{exported} is a model folder now: pasdedeux animate --model {exported}")

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pasdedeux.animate.condition.duet import DuetPrompt, denoiser
+from pasdedeux.animate.condition.duet import denoiser
 from pasdedeux.checkpoints.folder import ExpertFile, Manifest, load_codec, load_expert, read_manifest
-from pasdedeux.denoise import Denoiser, Expert, ExpertSet, Handoff, schedule
+from pasdedeux.denoise import Expert, ExpertSet, Handoff, schedule
 from pasdedeux.models.codec import PatchCodec
 from pasdedeux.models.duet import DuetTransformer
 
@@ -44,7 +44,7 @@ class Model:
         return self._expert(file, load_expert(folder, self.manifest, file, self.device))
 
     def _expert(self, file: ExpertFile, net: DuetTransformer) -> Expert:
-        return Expert(on_device(net, self.device), file.name, file.guidance)
+        return Expert(denoiser(net), file.name, file.guidance)
 
     @property
     def total_parameters(self) -> int:
@@ -92,13 +92,3 @@ def checked_device(name: str) -> str:
 def count(module: nn.Module) -> int:
     """Parameters of a module."""
     return sum(p.numel() for p in module.parameters())
-
-
-def on_device(model: DuetTransformer, device: str) -> Denoiser:
-    """The model as a denoiser of latents that live elsewhere and, being small, travel at every step."""
-    inner = denoiser(model)
-
-    def velocity(x: Tensor, sigma: Tensor, cond: DuetPrompt, /) -> Tensor:
-        return inner(x.to(device), sigma.to(device), cond).to(x.device)
-
-    return velocity

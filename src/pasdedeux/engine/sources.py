@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasdedeux.animate.images import embedded_character, fit_points, letterbox, load_image
-from pasdedeux.animate.inputs import CharacterImage, Keypoints, Performance
+from pasdedeux.animate.inputs import CharacterImage, Keypoints, Performance, View
 from pasdedeux.animate.preprocess.detect import detect_character, detect_performance
 from pasdedeux.engine.job import Job, puppet_seed
 from pasdedeux.engine.settings import PUPPET_FRAMES, Settings
@@ -79,7 +79,7 @@ def puppet_performance(seed: int, settings: Settings) -> Performance:
 def joints(clip: Clip) -> Keypoints:
     """A rendered clip's exact keypoints."""
     height, width = clip.frames.shape[1:3]
-    return Keypoints(body=clip.body, hands=clip.hands, face=clip.face, size=(width, height))
+    return Keypoints(body=clip.body, hands=clip.hands, face=clip.face, size=(width, height), view=View(*clip.view))
 
 
 def fit(character: CharacterImage, size: tuple[int, int]) -> CharacterImage:

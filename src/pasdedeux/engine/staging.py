@@ -14,7 +14,7 @@ def set_up(cast: Cast, mode: str, model: Model) -> DuetStage:
     if mode == "replace":
         points = in_place(points, cast.performance.keypoints)
     planes = draw_planes(cast.character, points, scene_of(cast, mode))
-    return DuetStage(planes=planes, codec=model.codec, dtype=model.manifest.compute)
+    return DuetStage(planes=planes, codec=model.codec, dtype=model.manifest.compute, experts=model.experts)
 
 
 def scene_of(cast: Cast, mode: str) -> Scene:

@@ -22,7 +22,7 @@ from torch.nn import functional
 class CodecConfig:
     """Sizes of a `PatchCodec`: latent channels, decoder width and depth, and the (time, height, width) stride."""
 
-    channels: int = 64
+    channels: int = 128
     width: int = 192
     depth: int = 3
     stride: tuple[int, int, int] = (4, 8, 8)

@@ -1,24 +1,38 @@
 """The built-in pair's denoiser: a small Animate-class transformer, whose conditions lie on the picture they describe.
 
 Like Wan-Animate it takes noisy video latents, a reference of the character, a skeleton drawing and a face, and gives a
-velocity. It differs where small size asks for it. Conditions come as planes of pixels in the output's own frame and
-enter through one convolutional stem, which runs once per segment. Attention is within one latent frame (its queries
-also see the reference) or, in every second block, along time at one place. The network predicts clean latents as a
-correction of `base`, the latents of a rough composite, so that it starts from that composite and never from static;
-the velocity follows from them.
+velocity. It differs where small size asks for it. Conditions come as planes of pixels in the output's own frame; a
+pyramid of convolutions sees them at three scales, once per segment. A transformer works on tokens of 8x8 pixels:
+attention is within one latent frame (its queries also see the reference) or, in every second block, along time at one
+place. Its tokens are then refined frame by frame at 4x4 and 2x2 pixels, each time beside what the pyramid saw there (as
+in a U-Net, Ronneberger et al. 2015), because an edge, an eye or a finger is smaller than a token. The network predicts
+clean latents as a correction of `base`, the latents of a rough composite, so that it starts from that composite and
+never from static; the velocity follows from them.
 
 Axes: B batch, T frames, F latent frames, H W pixels, h w latent rows and columns, L = h*w tokens of one frame,
-C latent channels, D width, N heads.
+C latent channels, c picture channels, D width, N heads.
 """
 
-import math
 from dataclasses import dataclass, fields
-from itertools import pairwise
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+
+from pasdedeux.models.duet_layers import (
+    Attention,
+    FeedForward,
+    Finer,
+    Frames,
+    Latents,
+    Neighbours,
+    Pyramid,
+    angles,
+    normalise,
+    rotation,
+    sinusoid,
+)
 
 SCENE, CARRIED, POSE, FACE = 4, 4, 3, 3
 PLANES = SCENE + CARRIED + POSE + FACE
@@ -35,12 +49,13 @@ class DuetConfig:
     """Sizes of a `DuetTransformer`. Heads have width `dim / heads`, a multiple of 4."""
 
     dim: int = 256
-    depth: int = 8
+    depth: int = 4
     heads: int = 4
     ffn: int = 1024
-    channels: int = 64
+    channels: int = 128
     frequency: int = 128
-    stem: tuple[int, int, int] = (32, 64, 128)
+    pyramid: tuple[int, int, int] = (48, 96, 192)
+    """Channels of pictures at 2x2, 4x4 and 8x8 pixels, on the way in and on the way out."""
     frames_per_latent: int = 4
 
 
@@ -66,10 +81,12 @@ class DuetInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetCondition:
-    """A segment's conditions after everything that no step changes: tokens, reference keys and values, angles."""
+    """A segment's conditions after everything that no step changes: tokens, pictures, reference, angles."""
 
     tokens: Tensor
     """[B, F, L, D] tokens of planes, base and the known flag."""
+    pictures: tuple[Tensor, Tensor, Tensor]
+    """What the pyramid saw [B*T, c, H, W] at 2x2, 4x4 and 8x8 pixels, as the way out takes it."""
     keys: tuple[tuple[Tensor, Tensor], ...]
     """Per spatial block, keys and values [B, N, L, D/N] of the reference."""
     base: Tensor
@@ -79,107 +96,6 @@ class DuetCondition:
     """[2, L, D/N] cosines and sines of the place of each token."""
     time: Tensor
     """[2, F, D/N] cosines and sines of the time of each latent frame."""
-
-
-def normalise(x: Tensor) -> Tensor:
-    """Layer normalisation without learned scale, in float32 (the kernel's own), in the type of `x`."""
-    return functional.layer_norm(x, x.shape[-1:], eps=1e-6)
-
-
-def angles(position: Tensor, width: int, base: float) -> Tensor:
-    """Rotary angles (Su et al. 2021, eq. 34): [L] positions to [L, width/2] in float32."""
-    rate = base ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
-    return position.float()[:, None] * rate
-
-
-def rotation(angle: Tensor) -> Tensor:
-    """[L, d/2] angles to [2, L, d]: cosines and sines, each standing for both halves of a head."""
-    return torch.stack([angle.cos(), angle.sin()]).repeat(1, 1, 2)
-
-
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Apply `turn` [2, L, d] to heads `x` [..., L, d]: pairs are (i, i + d/2)."""
-    left, right = x.chunk(2, dim=-1)
-    return x * turn[0] + torch.cat([-right, left], dim=-1) * turn[1]
-
-
-def sinusoid(sigma: Tensor, width: int) -> Tensor:
-    """[B] noise levels to [B, width] features, float32; frequencies from 1 to 1000 cycles over [0, 1]."""
-    rate = torch.logspace(0, 3, width // 2, device=sigma.device) * math.tau / 4
-    phase = sigma.float()[:, None] * rate
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)
-
-
-class Stem(nn.Module):
-    """Planes of pixels to tokens of 8x8 pixels: three strided convolutions."""
-
-    def __init__(self, planes: int, widths: tuple[int, int, int]) -> None:
-        super().__init__()
-        sizes = (planes, *widths)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(sizes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, P, H, W] to [B, H/8, W/8, widths[-1]]."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
-            x = functional.silu(layer(x))
-        return rearrange(x, "B c h w -> B h w c")
-
-
-class Attention(nn.Module):
-    """Self-attention over the last axis but one, with rotary places and normalised queries and keys."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.o = nn.Linear(dim, dim)
-
-    def split(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, L, D] to queries, keys and values [B, N, L, D/N], the first two normalised and turned."""
-        q, k, v = rearrange(self.qkv(x), "B L (three N d) -> three B N L d", three=3, N=self.heads)
-        return rotate(normalise(q), turn), rotate(normalise(k), turn), v
-
-    def keys(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of `split`."""
-        _, k, v = self.split(x, turn)
-        return k, v
-
-    def forward(self, x: Tensor, turn: Tensor, more: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """[B, L, D] to the same; `more` keys and values are seen by every query."""
-        q, k, v = self.split(x, turn)
-        if more is not None:
-            k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
-        return self.o(rearrange(functional.scaled_dot_product_attention(q, k, v), "B N L d -> B L (N d)"))
-
-
-class Neighbours(nn.Module):
-    """A feed-forward whose first layer sees a token's eight neighbours: a figure's edge seldom ends at a token's."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.near = nn.Conv2d(dim, dim, 3, padding=1)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, rows: int) -> Tensor:
-        """[B, F, L, D] with L in `rows` rows to the same."""
-        batch = x.shape[0]
-        picture = rearrange(x, "B F (h w) D -> (B F) D h w", h=rows).contiguous(memory_format=torch.channels_last)
-        near = functional.gelu(self.near(picture), approximate="tanh")
-        return self.out(rearrange(near, "(B F) D h w -> B F (h w) D", B=batch))
-
-
-class FeedForward(nn.Module):
-    """The usual feed-forward, token by token."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.inlet = nn.Linear(dim, width)
-        self.out = nn.Linear(width, dim)
-
-    def forward(self, x: Tensor, _rows: int) -> Tensor:
-        """[B, F, L, D] to the same."""
-        return self.out(functional.gelu(self.inlet(x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -226,25 +142,29 @@ class DuetTransformer(nn.Module):
         super().__init__()
         self.config = config
         c, d = config.channels, config.dim
+        fine, middle, coarse = config.pyramid
         self.register_buffer("spread", torch.ones(3, c))
         self.patch_embedding = nn.Linear(c, d)
         self.base_embedding = nn.Linear(c + 1, d)
-        self.condition_stem = Stem(PLANES, config.stem)
-        self.first_embedding = nn.Linear(config.stem[-1], d)
-        self.later_embedding = nn.Linear(config.stem[-1] * config.frames_per_latent, d)
-        self.reference_stem = Stem(REFERENCE, config.stem)
-        self.reference_embedding = nn.Linear(config.stem[-1], d)
+        self.condition_pyramid = Pyramid(PLANES, config.pyramid)
+        self.condition_embedding = Latents(coarse, d, config.frames_per_latent)
+        self.reference_pyramid = Pyramid(REFERENCE, config.pyramid)
+        self.reference_embedding = nn.Linear(coarse, d)
         self.time_embedding = nn.Sequential(nn.Linear(config.frequency, d), nn.SiLU(), nn.Linear(d, d))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
         self.blocks = nn.ModuleList(Block(config, spatial=i % 2 == 0) for i in range(config.depth))
-        self.head_modulation = nn.Parameter(torch.randn(2, d) / d**0.5)
-        self.head = nn.Linear(d, c)
+        self.pictures_out = Frames(d, coarse, config.frames_per_latent)
+        self.noisy_out = Frames(c, 16 * fine, config.frames_per_latent)
+        self.finer = nn.ModuleList([Finer(coarse, middle, d), Finer(middle, fine, d)])
+        self.patch = nn.Conv2d(fine, coarse, 4, stride=4)
+        self.head = Latents(coarse, c, config.frames_per_latent)
         self.initialise()
 
     def initialise(self) -> None:
-        """Start as the identity around `base`: the head and every gate give zero (Peebles & Xie 2023, adaLN-Zero)."""
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        """Start as the identity around `base`: the head gives zero (as in adaLN-Zero, Peebles & Xie 2023)."""
+        for layer in (self.head.first, self.head.later):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.time_projection[1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.time_projection[1].bias)  # type: ignore[arg-type]
         for block in self.blocks:
@@ -257,13 +177,10 @@ class DuetTransformer(nn.Module):
         place = torch.cat([angles(y.flatten(), width // 2, 100.0), angles(x.flatten(), width // 2, 100.0)], dim=-1)
         return rotation(place), rotation(angles(torch.arange(frames), width, 100.0))
 
-    def tokens(self, inputs: DuetInputs) -> Tensor:
-        """Condition tokens [B, F, L, D]: the stem's view of each latent frame's pictures, plus base and known flag."""
+    def tokens(self, inputs: DuetInputs, coarsest: Tensor) -> Tensor:
+        """Condition tokens [B, F, L, D]: the pyramid's view of each latent frame's pictures, base and known flag."""
         batch, _, _, rows, columns = inputs.base.shape
-        pictures = self.condition_stem(rearrange(inputs.planes, "B p T H W -> (B T) p H W"))
-        pictures = rearrange(pictures, "(B T) h w c -> B T (h w) c", B=batch)
-        later = rearrange(pictures[:, 1:], "B (F t) L c -> B F L (t c)", t=self.config.frames_per_latent)
-        seen = torch.cat([self.first_embedding(pictures[:, :1]), self.later_embedding(later)], dim=1)
+        seen = self.condition_embedding(rearrange(coarsest, "(B T) c h w -> B T (h w) c", B=batch))
         known = inputs.known.expand(-1, -1, -1, rows, columns)
         given = rearrange(torch.cat([inputs.base, known], dim=1), "B C F h w -> B F (h w) C")
         return seen + self.base_embedding(given)
@@ -273,11 +190,14 @@ class DuetTransformer(nn.Module):
         rows, columns = inputs.base.shape[3:]
         dtype = inputs.planes.dtype
         space, time = (turn.to(inputs.planes) for turn in self.turns(inputs.base.shape[2], rows, columns))
-        reference = self.reference_embedding(self.reference_stem(inputs.reference).flatten(1, 2))
-        seen = normalise(reference)
+        reference = rearrange(self.reference_pyramid(inputs.reference)[-1], "B c h w -> B (h w) c")
+        seen = normalise(self.reference_embedding(reference))
         keys = tuple(block.self_attn.keys(seen, space) for block in self.blocks if block.spatial)  # pyright: ignore
+        fine, middle, coarse = self.condition_pyramid(rearrange(inputs.planes, "B p T H W -> (B T) p H W"))
+        to_middle, to_fine = self.finer
         return DuetCondition(
-            tokens=self.tokens(inputs),
+            tokens=self.tokens(inputs, coarse),
+            pictures=(to_fine.skip(fine), to_middle.skip(middle), coarse),  # pyright: ignore
             keys=keys,
             base=inputs.base.to(dtype),
             known=inputs.known.to(dtype),
@@ -288,16 +208,26 @@ class DuetTransformer(nn.Module):
 
     def network(self, x: Tensor, sigma: Tensor, cond: DuetCondition) -> Tensor:
         """The trained part: scaled residual [B, C, F, h, w] at sigma [B] to its scaled correction, same shape."""
-        rows, columns = x.shape[3:]
-        hidden = self.patch_embedding(rearrange(x, "B C F h w -> B F (h w) C")) + cond.tokens
+        noisy = rearrange(x, "B C F h w -> B F (h w) C")
+        hidden = self.patch_embedding(noisy) + cond.tokens
         level = self.time_embedding(sinusoid(sigma, self.config.frequency).to(x.dtype))
         modulation = self.time_projection(level).unflatten(-1, (6, -1)) + self._open_gates(level)
         keys = iter(cond.keys)
         for block in self.blocks:
             hidden = block(hidden, modulation, cond, next(keys) if block.spatial else None)
-        shift, scale = (level[:, None] + self.head_modulation)[:, :, None, None].unbind(1)
-        out = self.head(normalise(hidden) * (1 + scale) + shift)
-        return rearrange(out, "B F (h w) C -> B C F h w", h=rows, w=columns)
+        return self.refine(normalise(hidden), noisy, functional.silu(level), cond)
+
+    def refine(self, hidden: Tensor, noisy: Tensor, level: Tensor, cond: DuetCondition) -> Tensor:
+        """Tokens [B, F, L, D] to latents [B, C, F, h, w] by way of each frame's picture at 4x4 and 2x2 pixels."""
+        batch, rows = len(hidden), cond.base.shape[3]
+        fine, middle, coarse = cond.pictures
+        level = level.repeat_interleave(len(coarse) // batch, 0)
+        x = rearrange(self.pictures_out(hidden), "B T (h w) c -> (B T) c h w", h=rows) + coarse
+        x = self.finer[0](x, middle, level)
+        shown = rearrange(self.noisy_out(noisy), "B T (h w) (p q c) -> (B T) c (h p) (w q)", h=rows, p=4, q=4)
+        x = self.finer[1](x, fine + shown, level)
+        patches = rearrange(self.patch(functional.silu(x)), "(B T) c h w -> B T (h w) c", B=batch)
+        return rearrange(self.head(patches), "B F (h w) C -> B C F h w", h=rows)
 
     @staticmethod
     def _open_gates(level: Tensor) -> Tensor:
@@ -311,16 +241,17 @@ class DuetTransformer(nn.Module):
     def predict(self, x: Tensor, sigma: Tensor, cond: DuetCondition) -> tuple[Tensor, Tensor]:
         """Clean latents and the network's raw output for noisy latents `x` float32 at `sigma` [B].
 
-        The network sees the residual r around base as x shows it, (1-σ)·r + σ·ε, scaled to unit variance as by c_in
-        of EDM's table 1, and gives the clean residual in units of its deviation s.
+        What x shows of the residual r around base is (1-σ)·r + σ·ε. The network sees the best linear estimate of r
+        from that (Wiener 1949), and gives r, both in units of the deviation s of r. So static fades from its sight
+        where it says nothing: a small network need not learn to look past it.
         """
         level, base, s = (
             sigma.float()[:, None, None, None, None],
             cond.base.float(),
             self.deviation(cond.region),
         )
-        c_in = ((1 - level).square() * s.square() + level.square()).rsqrt()
-        raw = self.network((c_in * (x - (1 - level) * base)).to(cond.tokens.dtype), sigma, cond).float()
+        gain = (1 - level) * s / ((1 - level).square() * s.square() + level.square())
+        raw = self.network((gain * (x - (1 - level) * base)).to(cond.tokens.dtype), sigma, cond).float()
         return base + (1 - cond.known.float()) * s * raw, raw
 
     def forward(self, x: Tensor, sigma: Tensor, cond: DuetCondition) -> Tensor:

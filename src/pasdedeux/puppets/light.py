@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 TINTS: Final = (
     (1.0, 1.0, 1.0), (1.0, 0.96, 0.86), (1.0, 0.86, 0.66), (1.0, 0.78, 0.7), (0.84, 0.92, 1.0),
@@ -42,3 +43,8 @@ class Light:
             behind=float(rng.uniform(-1, 1)),
             shadow=float(rng.uniform(0.25, 0.6)),
         )
+
+    def on(self, place: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A place [H, W, 3] in this light, so that the colour of the light can be told from where it falls."""
+        wash = (np.array(self.colour) + np.array(self.ambient)) / 2
+        return np.clip(np.rint(place * wash), 0, 255).astype(np.uint8)

@@ -37,7 +37,8 @@ class Camera:
 class Clip:
     """T frames. frames [T, H, W, 3] RGB; mask [T, H, W], 0..255: coverage of the person, not of the
     shadow; background [H, W, 3]; body [T, 20, 3], hands [T, 2, 21, 3] (left, right), face [T, 70, 3]: x,
-    y in pixels from the picture's top left corner (a pixel's centre is at .5), confidence 0 or 1.
+    y in pixels from the picture's top left corner (a pixel's centre is at .5), confidence 0 or 1. view: where
+    the floor's origin is seen (x, y) and how many pixels a unit of length has.
     """
 
     frames: Picture
@@ -46,6 +47,7 @@ class Clip:
     body: NDArray[np.float32]
     hands: NDArray[np.float32]
     face: NDArray[np.float32]
+    view: tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +72,20 @@ def render(
     camera: Camera | None = None,
     background: Picture | None = None,
 ) -> Clip:
-    """Draw a performance. size: (width, height) in pixels. background: [H, W, 3], used instead of the
-    place's picture.
+    """Draw a performance. size: (width, height) in pixels. background: [H, W, 3], used as it is instead of the
+    place in this light.
 
     Raises ValueError for a size under 16 pixels, an empty performance, or a background of another size.
     """
     _check(poses, size, background)
     film = _film(size, camera or Camera())
-    scene = place.draw(size) if background is None else background.copy()
+    scene = light.on(place.draw(size)) if background is None else background.copy()
     figure = build(character, poses, np.array([np.cos(light.angle), np.sin(light.angle)]))
     frames, mask = _paint(figure, scene, light, film, len(poses))
     labels = [_labels(points, film) for points in (figure.body, figure.hands, figure.face)]
-    return Clip(frames=frames, mask=mask, background=scene, body=labels[0], hands=labels[1], face=labels[2])
+    body, hands, face = labels
+    view = (*film.origin, film.unit)
+    return Clip(frames=frames, mask=mask, background=scene, body=body, hands=hands, face=face, view=view)
 
 
 def render_still(

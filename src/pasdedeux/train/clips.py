@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pasdedeux.animate.condition.duet import Planes, Scene, draw_planes, driver_scene, still_scene
-from pasdedeux.animate.inputs import CharacterImage, Keypoints
+from pasdedeux.animate.inputs import CharacterImage, Keypoints, View
 from pasdedeux.puppets import Character, Choreography, Clip, Light, Place, Poses, render, render_still
 
 Bytes = NDArray[np.uint8]
@@ -61,7 +61,7 @@ class Take:
 def keypoints(clip: Clip) -> Keypoints:
     """A rendered clip's exact joints."""
     height, width = clip.frames.shape[1:3]
-    return Keypoints(body=clip.body, hands=clip.hands, face=clip.face, size=(width, height))
+    return Keypoints(body=clip.body, hands=clip.hands, face=clip.face, size=(width, height), view=View(*clip.view))
 
 
 def character_image(clip: Clip) -> CharacterImage:

@@ -26,6 +26,9 @@ from pasdedeux.train.clips import StoredClip
 from pasdedeux.train.codec import batch as draw_clips
 from pasdedeux.train.codec import pixel_weights
 
+NEAR_ENOUGH = 0.1
+"""Distance of a token, in deviations of what is carried or filled in, below which its square is what counts."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -113,18 +116,21 @@ def token_weights(attention: Tensor, codec: PatchCodec) -> Tensor:
 
 
 def expert_loss(model: DuetTransformer, data: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Weighted mean square of the network's output against its target at noise levels sigma [B].
+    """Weighted mean pseudo-Huber distance of the network's output from its target at noise levels sigma [B].
 
-    The target is the clean residual around base in units of its deviation. Channels and regions weigh in by that
-    deviation, tokens by what they show.
+    The target is the clean residual around base in units of its deviation. Channels and regions weigh in by the square
+    of that deviation, so that the error counts in the latents' own units; tokens weigh in by what they show. A token
+    counts by its distance and no longer by its square where that is large (Charbonnier et al. 1994): what cannot be
+    known, such as the back of a head, does not drown what can.
     """
     level = sigma[:, None, None, None, None]
     cond = model.prepare(data.inputs)
     deviation = model.deviation(cond.region)
     target = (data.clean - cond.base.float()) / deviation
     _, raw = model.predict((1 - level) * data.clean + level * noise, sigma, cond)
-    importance = deviation / model.spread[TOUCHED].float().mean()
-    per_token = ((raw - target).square() * importance).mean(1, keepdim=True)
+    importance = deviation.square() / model.spread[TOUCHED].float().square().mean()
+    square = ((raw - target).square() * importance).mean(1, keepdim=True)
+    per_token = (square + NEAR_ENOUGH**2).sqrt() - NEAR_ENOUGH
     return (per_token * data.weight).sum() / data.weight.sum()
 
 

@@ -1,4 +1,4 @@
-"""The built-in pair from nothing: film clips, measure the codec, train a trunk, branch it into experts.
+"""The built-in pair from nothing: film clips, measure the codec, train a trunk, its experts and the painter.
 
 The trunk is trained over all noise levels. Each expert starts from it and goes on in its own band only; the dense
 baseline starts from it too and goes on over all levels, for as many steps as all experts together, so that the pair and
@@ -7,6 +7,7 @@ a stage that was stopped goes on from its checkpoint.
 """
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +29,8 @@ from pasdedeux.train.loop import TrainConfig, Trainer
 Report = Callable[[str], None]
 SAVE_EVERY = 120.0
 """Seconds between checkpoints."""
+JUDGED = 16
+"""How many of the last clips judge the codec, which has not seen them."""
 
 
 class Paused(Exception):  # noqa: N818  (not an error: somebody asked)
@@ -81,36 +84,58 @@ def film_one(folder: Path, seed: int, frames: int, size: int) -> Path:
     return path
 
 
-def film_clips(folder: Path, seeds: range, config: PairConfig, processes: int, report: Report) -> list[Path]:
-    """Clips `seeds` as files in `folder`, filmed by several processes."""
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; who films leaves it to who asked for the clips."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def film_clips(work: Work) -> list[Path]:
+    """The configuration's clips as files, filmed by several processes. Raises Paused when asked to stop."""
+    folder, config = work.folder / "clips", work.config
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [s for s in seeds if not (folder / f"{s:07d}.npy").exists()]
+    paths = [folder / f"{s:07d}.npy" for s in range(config.clips)]
+    missing = [s for s, path in enumerate(paths) if not path.exists()]
     began = time.monotonic()
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(work.processes, initializer=_leave_interrupts) as pool:
         jobs = [pool.submit(film_one, folder, s, config.frames, config.size) for s in missing]
         for i, job in enumerate(jobs, 1):
             job.result()
             if i % 100 == 0 or i == len(jobs):
                 rate = i * config.frames / (time.monotonic() - began)
-                report(f"filmed {i}/{len(jobs)} clips, {rate:.0f} frames/s")
-    return [folder / f"{s:07d}.npy" for s in seeds]
+                work.report(f"filmed {i}/{len(jobs)} clips, {rate:.0f} frames/s")
+            if work.stop():
+                pool.shutdown(cancel_futures=True)
+                raise Paused(f"filming stopped at clip {i} of {len(jobs)}")
+    return paths
 
 
-def make_codec(path: Path, clips: list[Path], config: PairConfig, report: Report) -> PatchCodec:
-    """The trained codec, from its file or from clips; the last 16 clips are kept for judging it."""
-    codec = PatchCodec(config.codec)
+def make_projection(work: Work, clips: list[Path]) -> PatchCodec:
+    """The codec without its painter, from its file or measured on clips; the last 16 clips are kept for judging it."""
+    codec, path = PatchCodec(work.config.codec), work.folder / "projection.safetensors"
     if path.exists():
         codec.load_state_dict(load_file(path))
         return codec
-    train, held = clips[:-16], clips[-16:]
-    measure(codec, train, config.seed)
-    report(f"codec: projection alone {quality(codec, held):.2f} dB")
-    for step, loss in train_painter(codec, train, config.painter):
-        if step % 100 == 0:
-            report(f"codec: painter step {step}/{config.painter.steps} loss {loss:.4f}")
-    report(f"codec: with painter {quality(codec, held):.2f} dB")
+    measure(codec, clips[:-JUDGED], work.config.seed)
+    work.report(f"codec: projection alone {quality(codec, clips[-JUDGED:]):.2f} dB")
     save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, path)
     return codec
+
+
+def make_painter(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
+    """Train the codec's painter and write the whole codec unless it is there. No latent depends on the painter.
+
+    Raises Paused when asked to stop; it begins anew then, being short.
+    """
+    steps, path = work.config.painter.steps, work.folder / "codec.safetensors"
+    if path.exists():
+        return
+    for step, loss in train_painter(codec, clips[:-JUDGED], work.config.painter):
+        if step % 100 == 0:
+            work.report(f"codec: painter step {step}/{steps} loss {loss:.4f}")
+        if work.stop():
+            raise Paused(f"the painter stopped at step {step} of {steps}")
+    work.report(f"codec: with painter {quality(codec, clips[-JUDGED:]):.2f} dB")
+    save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, path)
 
 
 def make_model(config: PairConfig, spread: Tensor) -> DuetTransformer:
@@ -121,7 +146,7 @@ def make_model(config: PairConfig, spread: Tensor) -> DuetTransformer:
     return model
 
 
-def train(trainer: Trainer, path: Path, clips: list[Path], name: str, work: "Work") -> None:
+def train(trainer: Trainer, path: Path, clips: list[Path], name: str, work: Work) -> None:
     """Run a trainer to its end with checkpoints on the way. Raises Paused, after saving, when asked to stop."""
     report = work.report
     if path.exists():
@@ -160,8 +185,10 @@ def make_trunk(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
 
 
 def make_branch(work: Work, codec: PatchCodec, clips: list[Path], name: str) -> None:
-    """Branch the trunk into the expert `name`, or into `dense`; writes its averaged weights."""
+    """Branch the trunk into the expert `name`, or into `dense`; writes its averaged weights unless they are there."""
     config, handoff = work.config, Handoff(bounds=work.config.bounds)
+    if (work.folder / f"{name}.safetensors").exists():
+        return
     trunk = torch.load(work.folder / "trunk.pt", weights_only=True)
     if name == "dense":
         count, band = handoff.experts, Band(low=0.0, high=1.0, shift=config.shift)
@@ -180,9 +207,11 @@ def make_pair(work: Work, *, dense: bool) -> None:
     folder, config = work.folder, work.config
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-    clips = film_clips(folder / "clips", range(config.clips), config, work.processes, work.report)
-    codec = make_codec(folder / "codec.safetensors", clips, config, work.report)
+    clips = film_clips(work)
+    codec = make_projection(work, clips)
     make_trunk(work, codec, clips)
-    for name in (*names(Handoff(bounds=config.bounds)), *(["dense"] if dense else [])):
-        if not (folder / f"{name}.safetensors").exists():
-            make_branch(work, codec, clips, name)
+    for name in names(Handoff(bounds=config.bounds)):
+        make_branch(work, codec, clips, name)
+    make_painter(work, codec, clips)
+    if dense:
+        make_branch(work, codec, clips, "dense")

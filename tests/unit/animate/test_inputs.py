@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
+from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance, View
 
 
 @pytest.fixture
@@ -41,6 +41,18 @@ def test_scaling_stretches_points_not_confidence(clip):
     np.testing.assert_allclose(scaled.body, clip.body * [2, 0.5, 1])
     assert scaled.size == (512, 128)
     assert scaled.hands.dtype == np.float32
+
+
+def test_a_view_goes_where_its_picture_goes(clip):
+    drawn = dataclasses.replace(clip, view=View(128.0, 210.5, 97.0))
+    assert drawn[2:5].view == drawn.view == Keypoints.from_json(drawn.to_json()).view
+    assert drawn.scaled((512, 512)).view == View(256.0, 421.0, 194.0)
+    assert drawn.moved((0.5, 0.5), (10.0, -4.0), (200, 200)).view == View(74.0, 101.25, 48.5)
+    text = drawn.to_json()
+    for bad in (text.replace("97.0", "0.0"), text.replace(",97.0", ""), text.replace("97.0", '"wide"')):
+        assert bad != text
+        with pytest.raises(InputError):
+            Keypoints.from_json(bad)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pasdedeux.animate.inputs import InputError, Keypoints
+from pasdedeux.animate.inputs import InputError, Keypoints, View
 from pasdedeux.animate.preprocess.draw import LIMBS
 from pasdedeux.animate.preprocess.retarget import nearest_frame, retarget
 
@@ -23,7 +23,7 @@ LONGER = {
     2: 26,
     5: 26,
     20: 48,
-    0: 24,
+    0: 30,
 }
 LEGS, ARMS = [9, 10, 12, 13, 18, 19], [3, 4, 6, 7]
 
@@ -72,6 +72,34 @@ def test_the_lower_foot_stays_on_the_ground(figure, swings):
     character = figure(swings, lengths=LONGER, size=(300, 300)).frame(0)
     result = retarget(dataclasses.replace(clip, body=standing), character)
     close(result.body[:, [10, 13], 1].max(axis=1), character.body[0, [10, 13], 1].max())
+
+
+def test_known_views_say_where_it_stands_and_legs_how_far_it_steps(figure, swings):
+    clip = figure(swings, neck=(160, 70))
+    walk = clip.body.copy()
+    walk[..., 0] += np.linspace(-20, 30, len(clip))[:, None]
+    performer = dataclasses.replace(clip, body=walk, view=View(x=128, y=210, unit=100))
+    longer = {9: 60, 12: 60, 10: 57, 13: 57}
+    character = dataclasses.replace(
+        figure(swings, lengths=longer, neck=(190, 90), size=(400, 400)).frame(0), view=View(x=200, y=300, unit=100)
+    )
+    result = retarget(performer, character)
+    hips, theirs = (k.body[:, [8, 11], 0].mean(axis=1) for k in (result, performer))
+    close(hips - 200, 1.5 * (theirs - 128), 1e-2)
+    ground, their_ground = (k.body[:, [10, 13], 1].max(axis=1) for k in (result, performer))
+    close(ground - 300, 1.5 * (their_ground - 210), 1e-2)
+    assert result.view == character.view
+
+
+def test_nodding_does_not_change_how_far_the_head_is_from_the_neck(figure, swings):
+    clip = figure(swings)
+    bowed = clip.body.copy()
+    bowed[:, [0, 14, 15, 16, 17], 1] += 9
+    face = clip.face.copy()
+    face[..., 1] += 9
+    performer = dataclasses.replace(clip, body=bowed, face=face)
+    result = retarget(performer, clip.frame(0))
+    close(result.body[:, 0] - result.body[:, 1], bowed[:, 0] - bowed[:, 1])
 
 
 def test_limb_angles_are_kept(figure, swings):

@@ -1,12 +1,14 @@
 """The options of `train pair` and `evaluate` as what they become."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 
 from pasdedeux.animate.images import load_image
@@ -18,7 +20,7 @@ from pasdedeux.checkpoints.folder import Manifest, read_manifest
 from pasdedeux.engine import open_model
 from pasdedeux.train.evaluate import Answer
 from pasdedeux.train.export import manifest_of
-from pasdedeux.train.pair import PairConfig
+from pasdedeux.train.pair import PairConfig, Paused, Work
 from pasdedeux.train.study import Score, arms
 
 
@@ -53,7 +55,24 @@ def test_a_trained_folder_becomes_a_model_folder_and_holds_one_in_bfloat16(
     assert read_manifest(tmp_path) == read_manifest(tmp_path / "model") == manifest_of(config)
     assert len(open_model(str(tmp_path / "model"), "cpu").experts) == 2
     for name, kind in (("", torch.float32), ("model", torch.bfloat16)):
-        assert load_file(tmp_path / name / "low.safetensors")["head.weight"].dtype == kind
+        assert load_file(tmp_path / name / "low.safetensors")["head.later.weight"].dtype == kind
+
+
+def test_ctrl_c_stops_training_after_the_step_that_runs_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(work: Work, *, dense: bool) -> None:
+        assert not work.stop()
+        signal.raise_signal(signal.SIGINT)
+        assert work.stop()
+        raise Paused("trunk stopped at step 3 of 10")
+
+    monkeypatch.setattr(training, "make_pair", interrupted)
+    said: list[str] = []
+    with pytest.raises(typer.Exit) as stopped:
+        run_training(tmp_path, PairOptions(), said.append)
+    assert stopped.value.exit_code == 130
+    assert said == ["Stopped: trunk stopped at step 3 of 10; the same command goes on from here."]
 
 
 @pytest.mark.parametrize(

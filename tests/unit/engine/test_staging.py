@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,14 +9,14 @@ from pasdedeux.animate.preprocess.retarget import retarget
 from pasdedeux.engine import Cast
 from pasdedeux.engine.sources import joints, puppet_character
 from pasdedeux.engine.staging import scene_of
-from pasdedeux.puppets import Camera, Character, Choreography, Light, Place, render
+from pasdedeux.puppets import Camera, Character, Choreography, Light, Place, render, render_still
 
 
 def performed(scale: float, center: tuple[float, float], frames: int = 6) -> Keypoints:
     poses = Choreography.from_seed(5).poses(frames, 12.0, start=0)
     camera = Camera(scale=scale, center=center)
     who = (Character.from_seed(2), poses, Place.from_seed(2), Light.from_seed(2))
-    return joints(render(*who, (128, 128), camera))
+    return replace(joints(render(*who, (128, 128), camera)), view=None)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,20 @@ def test_in_place_follows_the_neck_where_feet_are_unseen(character: CharacterIma
     assert np.allclose(placed.body[:, 1, :2], half.body[:, 1, :2], atol=0.02)
     wide, own = (np.linalg.norm(k.body[:, 2, :2] - k.body[:, 5, :2], axis=-1).max() for k in (placed, half))
     assert wide == pytest.approx(own, rel=0.05)
+
+
+@pytest.mark.parametrize("mode", ["animate", "replace"])
+def test_a_drawn_performance_lands_where_the_character_would_have_danced_it(mode: str) -> None:
+    size, away = (128, 128), []
+    for seed in range(6):
+        who, place, light = Character.from_seed(seed), Place.from_seed(seed), Light.from_seed(seed)
+        poses = Choreography.from_seed(100 + seed).poses(13, 12.0)
+        truth = joints(render(who, poses, place, light, size))
+        performer = joints(render(Character.from_seed(50 + seed), poses, place, light, size))
+        points = retarget(performer, joints(render_still(who, place, light, size, seed)))
+        placed = in_place(points, performer) if mode == "replace" else points
+        away.append(np.linalg.norm((placed.body - truth.body)[:, 1:14, :2], axis=-1).mean())
+    assert np.mean(away) < 2.0
 
 
 def test_replace_mode_needs_pictures(character: CharacterImage) -> None:

@@ -5,8 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pasdedeux.models.duet import PLANES, REFERENCE, DuetConfig, DuetInputs, DuetTransformer
+from pasdedeux.models.duet_layers import Frames, Latents, attend
 
-SMALL = DuetConfig(dim=32, depth=4, heads=2, ffn=64, channels=6, frequency=16, stem=(8, 8, 16))
+SMALL = DuetConfig(dim=32, depth=4, heads=2, ffn=64, channels=6, frequency=16, pyramid=(8, 8, 16))
 
 
 def inputs(frames: int = 9, size: int = 32, known: int = 0) -> DuetInputs:
@@ -31,7 +32,8 @@ def model() -> DuetTransformer:
 
 
 def awake(model: DuetTransformer) -> DuetTransformer:
-    torch.nn.init.normal_(model.head.weight, std=0.2)
+    for layer in (model.head.first, model.head.later):
+        torch.nn.init.normal_(layer.weight, std=0.2)
     torch.nn.init.normal_(model.time_projection[1].weight, std=0.2)
     return model
 
@@ -44,7 +46,8 @@ def test_untrained_it_gives_the_base_and_then_corrections_in_units_of_the_spread
     clean, raw = model.predict(x, sigma, cond)
     assert raw.abs().max() == 0
     torch.testing.assert_close(clean, cond.base)
-    torch.nn.init.ones_(model.head.bias)
+    for layer in (model.head.first, model.head.later):
+        torch.nn.init.ones_(layer.bias)
     moved = model.predict(x, sigma, cond)[0] - cond.base
     torch.testing.assert_close(moved[:, 0], torch.tensor([0.01, 0.2, 0.5])[cond.region], atol=1e-6, rtol=1e-4)
 
@@ -86,20 +89,35 @@ def test_every_condition_reaches_the_output(model: DuetTransformer) -> None:
 
 
 def test_what_a_segment_fixes_is_computed_once(model: DuetTransformer) -> None:
-    given, x, sigma = inputs(size=64), torch.randn(2, 6, 3, 8, 8), torch.tensor([0.5, 0.5])
+    x, sigma, calls = torch.randn(2, 6, 3, 4, 4), torch.tensor([0.5, 0.5]), []
+    fixed = [model.condition_pyramid, model.condition_embedding, model.reference_pyramid, model.base_embedding]
+    for module in (*fixed, *(layer.skip for layer in model.finer)):
+        module.register_forward_hook(lambda *_: calls.append(1))
+    with FlopCounterMode(display=False) as once:
+        cond = model.prepare(inputs())
+    assert len(calls) == 6
+    with FlopCounterMode(display=False) as step:
+        for _ in range(3):
+            model(x, sigma, cond)
+    assert len(calls) == 6
+    assert once.get_total_flops() > 0.2 * step.get_total_flops() / 3
 
-    def flops(stem: tuple[int, int, int]) -> tuple[int, int]:
-        torch.manual_seed(0)
-        net = DuetTransformer(DuetConfig(dim=32, depth=4, heads=2, ffn=64, channels=6, frequency=16, stem=stem))
-        with FlopCounterMode(display=False) as once:
-            cond = net.prepare(given)
-        with FlopCounterMode(display=False) as step:
-            net(x, sigma, cond)
-        return once.get_total_flops(), step.get_total_flops()
 
-    small, large = flops((8, 8, 16)), flops((32, 32, 64))
-    assert large[0] > 3 * small[0]
-    assert large[1] == small[1]
+def test_a_latent_changes_only_the_frames_it_stands_for_on_the_way_out() -> None:
+    frames, latents = Frames(6, 5, 4), Latents(5, 6, 4)
+    x = torch.randn(2, 3, 7, 6)
+    seen = frames(x)
+    assert seen.shape == (2, 9, 7, 5)
+    assert latents(seen).shape == x.shape
+    other = frames(torch.cat([x[:, :2], x[:, 2:] + 1], dim=1))
+    assert torch.equal(seen[:, :5], other[:, :5])
+    assert not torch.isclose(seen[:, 5:], other[:, 5:]).any()
+
+
+def test_attention_written_out_is_the_kernels() -> None:
+    q, k, v = torch.randn(3, 2, 3, 5, 8).unbind()
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attend(q, k, v), expected)
 
 
 def test_batches_do_not_mix(model: DuetTransformer) -> None:

@@ -43,7 +43,7 @@ def shown(poses: Poses, seed: int = 3, size: int = 256) -> Clip:
 
 def test_same_seeds_give_same_bytes() -> None:
     for field in fields(Clip):
-        first, second = (getattr(clip(5), field.name) for _ in range(2))
+        first, second = (np.asarray(getattr(clip(5), field.name)) for _ in range(2))
         assert first.dtype == second.dtype
         assert first.tobytes() == second.tobytes()
 
@@ -166,6 +166,16 @@ def test_light_changes_the_character() -> None:
         tones.append(made.frames[made.mask == 255].mean(axis=0))
     assert tones[0][0] - tones[1][0] > 10
     assert tones[1][2] - tones[0][2] > 10
+
+
+def test_a_light_colours_the_place_as_well() -> None:
+    place, warm = Place.from_seed(3), replace(Light.from_seed(0), colour=(1.0, 0.8, 0.6), ambient=(1.0, 0.6, 0.4))
+    lit, own = warm.on(place.draw((64, 64))), place.draw((64, 64))
+    assert (lit[..., 0] == own[..., 0]).all()
+    ratio = lit.astype(float).mean((0, 1)) / own.mean((0, 1))
+    assert ratio == pytest.approx([1.0, 0.7, 0.5], abs=0.01)
+    made = render_still(Character.from_seed(3), place, warm, (64, 64))
+    assert (made.background == lit).all()
 
 
 def test_choreography_is_smooth_bounded_and_never_loops() -> None:

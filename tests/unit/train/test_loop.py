@@ -13,7 +13,7 @@ from pasdedeux.train.bands import Band
 from pasdedeux.train.codec import measure
 from pasdedeux.train.loop import TrainConfig, Trainer, expert_loss
 
-SMALL = DuetConfig(dim=32, depth=2, heads=2, ffn=64, channels=8, frequency=16, stem=(8, 8, 16))
+SMALL = DuetConfig(dim=32, depth=2, heads=2, ffn=64, channels=8, frequency=16, pyramid=(8, 8, 16))
 RUN = TrainConfig(steps=6, batch=2, frames=5, dtype="float32", warmup=2, cooldown=3, handed=0.5)
 LOW = Band(low=0.0, high=0.6, shift=3.0)
 

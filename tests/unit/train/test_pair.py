@@ -18,7 +18,7 @@ TINY = PairConfig(
     frames=5,
     size=64,
     codec=CodecConfig(channels=4, width=8, depth=1),
-    model=DuetConfig(dim=16, depth=2, heads=2, ffn=16, channels=4, frequency=8, stem=(4, 4, 8)),
+    model=DuetConfig(dim=16, depth=2, heads=2, ffn=16, channels=4, frequency=8, pyramid=(4, 4, 8)),
     painter=PainterConfig(steps=2, batch=1, frames=5),
     trunk=TrainConfig(steps=3, batch=1, frames=5, window=48, dtype="float32"),
     branch=TrainConfig(steps=2, cooldown=2, batch=1, frames=5, dtype="float32"),
@@ -45,7 +45,7 @@ def test_every_stage_leaves_its_file(whole: Path) -> None:
 
 
 def test_experts_leave_the_trunk_and_each_other(whole: Path) -> None:
-    high, low, dense = (load_file(whole / f"{n}.safetensors")["head.weight"] for n in ("high", "low", "dense"))
+    high, low, dense = (load_file(whole / f"{n}.safetensors")["head.later.weight"] for n in ("high", "low", "dense"))
     assert not torch.equal(high, low)
     assert not torch.equal(high, dense)
 
@@ -66,6 +66,15 @@ def test_paused_and_resumed_equals_uninterrupted(whole: Path, tmp_path: Path) ->
     for name in ("high", "low"):
         once, again = load_file(whole / f"{name}.safetensors"), load_file(tmp_path / f"{name}.safetensors")
         assert all(torch.equal(once[k], again[k]) for k in once)
+
+
+def test_filming_stops_when_asked_and_keeps_what_it_has(tmp_path: Path) -> None:
+    asked = iter(range(10**6))
+    stopping = Work(folder=tmp_path, config=TINY, report=lambda _: None, processes=1, stop=lambda: next(asked) >= 4)
+    with pytest.raises(Paused, match="clip 5 of 18"):
+        make_pair(stopping, dense=False)
+    filmed = len(list((tmp_path / "clips").glob("???????.npy")))
+    assert 5 <= filmed < 18
 
 
 def test_a_finished_run_is_left_alone(whole: Path) -> None:

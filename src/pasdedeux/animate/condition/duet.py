@@ -190,7 +190,7 @@ def decode_over(codec: PatchCodec, latent: Tensor, base: Tensor, rough: Tensor) 
 
 @dataclass(frozen=True, slots=True)
 class DuetPrompt:
-    """A segment's inputs, and what each expert has made of them, computed on its first step and then kept.
+    """A segment's inputs, and what each expert has made of them, computed when first asked for and then kept.
 
     `rough` [B, 3, T, H, W] are the composite's pixels in [-1, 1].
     """
@@ -207,21 +207,29 @@ class DuetPrompt:
 
 
 def denoiser(model: DuetTransformer) -> Denoiser:
-    """A model as an expert's denoiser, conditioned on a `DuetPrompt`."""
+    """A model as an expert's denoiser, conditioned on a `DuetPrompt`.
+
+    Latents may live on another device than the model: being small, they travel at every step.
+    """
 
     def velocity(x: Tensor, sigma: Tensor, cond: DuetPrompt, /) -> Tensor:
-        return model(x, sigma, cond.of(model))
+        device = model.spread.device
+        return model(x.to(device), sigma.to(device), cond.of(model)).to(x.device)
 
     return velocity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetStage:
-    """A performance set up for the built-in pair; the `Stage` of `animate.perform`."""
+    """A performance set up for the built-in pair; the `Stage` of `animate.perform`.
+
+    A segment is prepared for all `experts` as it is conditioned, so that a step costs the same whoever takes it.
+    """
 
     planes: Planes
     codec: PatchCodec
     dtype: torch.dtype
+    experts: tuple[DuetTransformer, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -235,6 +243,8 @@ class DuetStage:
         planes = self.planes.frames(index)
         inputs = segment_inputs(planes, self.codec, known, self.dtype)
         prompt = DuetPrompt(inputs, video_tensor(composite(planes)))
+        for expert in self.experts:
+            prompt.of(expert)
         return SegmentCondition(shape=tuple(inputs.base.shape), cond=prompt)
 
     @torch.no_grad()

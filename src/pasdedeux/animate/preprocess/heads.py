@@ -6,11 +6,12 @@ and turned as the performer's is, measured against the reference frame and relat
 
 import numpy as np
 
-from pasdedeux.animate.preprocess.proportions import CLOSEST, FARTHEST, L_EYE, NOSE, R_EYE, SEEN, span
+from pasdedeux.animate.preprocess.proportions import CLOSEST, FARTHEST, L_EYE, LONGEST_SHARE, NOSE, R_EYE, SEEN, span
 
 HEAD_JOINTS = (14, 15, 16, 17)  # eyes and ears: the body's points that go with the face
 PROFILE = 0.25  # eyes closer together than this share of their widest distance do not tell the head's roll
 FEATURE_LIMITS = (0.5, 2.0)  # a feature's ratio over the whole face's
+MOST = 0.75  # a face of which so much is seen tells how large the head is
 CLOSED = 0.1  # an eye's height over its width, below which it does not tell how large the eye is
 
 JAW, RIGHT_BROW, LEFT_BROW, NOSE_LINES, MOUTH = (
@@ -40,17 +41,18 @@ def carried_head(
     own_face: np.ndarray,
     own: np.ndarray,
     body: np.ndarray,
-    whole: float,
+    ratio: float,
     reference: int,
 ) -> np.ndarray:
     """The face [T, 70, 3] for the rebuilt body; also puts that body's eyes and ears where they go with it.
 
     face [T, 70, 3] and theirs [T, 21, 3] are the performer's, own_face [70, 3] and own [21, 3] the
-    character's, body [T, 21, 3] the one being rebuilt (its nose in place). whole is the character's body over
+    character's, body [T, 21, 3] the one being rebuilt (its nose in place). ratio is the character's head over
     the performer's, reference the frame laid on the character.
     """
     carried = face.astype(np.float64)
-    ratio = _ratio(theirs, own, whole)
+    joints = list(HEAD_JOINTS)
+    body[:, joints, :2] = body[:, [NOSE], :2] + ratio * (theirs[:, joints, :2] - theirs[:, [NOSE], :2])
     frontal = _frontal(theirs)
     if not frontal.any() or not _frontal(own[None])[0]:
         carried[..., :2] = body[:, [NOSE], :2] + ratio * (carried[..., :2] - theirs[:, [NOSE], :2])
@@ -61,12 +63,6 @@ def carried_head(
     own_local = _turned(own_face[None, :, :2] - own[None, [NOSE], :2], -own_roll)[0]
     shaped = _shaped(local, own_local, reference, ratio) if _seen(own_face, face[reference]) else ratio * local
     carried[..., :2] = body[:, [NOSE], :2] + _turned(shaped, roll)
-    for joint in HEAD_JOINTS:
-        if own[joint, 2] >= SEEN and theirs[reference, joint, 2] >= SEEN:
-            place = _turned(theirs[:, [joint], :2] - theirs[:, [NOSE], :2], -roll)
-            home = _turned(own[None, [joint], :2] - own[None, [NOSE], :2], -own_roll)
-            moved = _turned(home + ratio * (place - place[reference]), roll)[:, 0]
-            body[frontal, joint, :2] = (body[:, NOSE, :2] + moved)[frontal]
     return carried
 
 
@@ -74,12 +70,24 @@ def _seen(*faces: np.ndarray) -> bool:
     return all((face[:68, 2] >= SEEN).all() for face in faces)
 
 
-def _ratio(theirs: np.ndarray, own: np.ndarray, whole: float) -> float:
-    """The character's head over the performer's, by the distance between the eyes; `whole` where they are not
-    seen.
+def head_ratio(face: np.ndarray, theirs: np.ndarray, own_face: np.ndarray, own: np.ndarray, whole: float) -> float:
+    """The character's head over the performer's; arguments as in `carried_head`.
+
+    By the whole face, which changes least as a head turns or nods; else by the distance between the eyes; else `whole`.
     """
-    other, mine = span(theirs[:, R_EYE], theirs[:, L_EYE]), span(own[None, R_EYE], own[None, L_EYE])
+    other, mine = _extent(face), _extent(own_face[None])
+    if other is None or mine is None:
+        other, mine = span(theirs[:, R_EYE], theirs[:, L_EYE]), span(own[None, R_EYE], own[None, L_EYE])
     return whole if other is None or mine is None else float(np.clip(mine / other, CLOSEST * whole, FARTHEST * whole))
+
+
+def _extent(face: np.ndarray) -> float | None:
+    """Mean distance of the points of face [T, 70, 3] from their middle: 90th percentile of frames that show most."""
+    whole = face[(face[:, :68, 2] >= SEEN).mean(axis=1) >= MOST, :68, :2].astype(np.float64)
+    if not len(whole):
+        return None
+    spread = np.linalg.norm(whole - whole.mean(axis=1, keepdims=True), axis=-1).mean(axis=1)
+    return float(np.percentile(spread, LONGEST_SHARE)) or None
 
 
 def _frontal(body: np.ndarray) -> np.ndarray:

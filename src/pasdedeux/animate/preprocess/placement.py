@@ -16,8 +16,13 @@ HIPS, ANKLES = [R_HIP, L_HIP], [10, 13]
 def in_place(points: Keypoints, performer: Keypoints) -> Keypoints:
     """Retargeted points as tall as the performer and, in every frame, where the performer stands.
 
-    Feet and hips lead where the performer shows both throughout, else the neck. Both have the same T frames.
+    Feet and hips lead where the performer shows both throughout, else the neck. Both have the same T frames. Where
+    the views of both pictures are known, they say how tall and where.
     """
+    if points.view and performer.view:
+        scale = performer.view.unit / points.view.unit
+        shift = (performer.view.x - scale * points.view.x, performer.view.y - scale * points.view.y)
+        return points.moved((scale, scale), shift, performer.size)
     scale, feet = taller(points.body, performer.body), on_feet(performer.body)
     shift = anchors(performer.body, feet) - scale * anchors(points.body, feet)
     factor = np.array([scale, scale, 1.0], np.float32)

@@ -3,14 +3,15 @@
 Every limb keeps its angle and takes the character's length, and the body is rebuilt outward from the neck (as
 in Wan-Animate's preprocessing, with lengths measured over the whole clip in place of its first frame). One
 frame of the performance, the one most like the character's picture, ties the two together: there the result
-stands where the character stands, and moves from there as the performer does.
+stands where the character stands, and moves from there as the performer does. Where both pictures were drawn and
+their views are known, those tie the two together instead, and steps are as long as the character's legs ask.
 """
 
 import numpy as np
 
-from pasdedeux.animate.inputs import InputError, Keypoints
+from pasdedeux.animate.inputs import InputError, Keypoints, View
 from pasdedeux.animate.preprocess import proportions as body_plan
-from pasdedeux.animate.preprocess.heads import carried_head
+from pasdedeux.animate.preprocess.heads import carried_head, head_ratio
 from pasdedeux.animate.preprocess.proportions import HIPS, NECK, NOSE, SEEN
 
 ANKLES = [10, 13]
@@ -40,14 +41,22 @@ def retarget(performance: Keypoints, character: Keypoints, *, reference_frame: i
     theirs = _with_neck(theirs, own, whole, reference)
     measured = theirs if reference_frame is None else theirs[[reference]]
     ratios = body_plan.ratios(measured, own[None], whole)
+    head = head_ratio(performance.face, theirs, character.face[0], own, whole)
+    # From the neck a nose comes forward as much as up: nodding changes how long that looks, far more than its length.
+    ratios[NECK, NOSE] = head
     drives = _driven(theirs)
     body = _rebuilt(theirs, own, ratios, drives)
-    body[..., :2] += _kept_inside(_carried(theirs, own, body, drives, whole, reference), own[NECK], character.size)
+    if performance.view and character.view and _standing(drives, own):
+        track = _viewed(theirs, body, _stride(ratios), performance.view, character.view)
+    else:
+        track = _carried(theirs, own, body, drives, whole, reference)
+    body[..., :2] += _kept_inside(track, own[NECK], character.size)
     _plant(body, own, drives)
-    face = carried_head(performance.face, theirs, character.face[0], own, body, whole, reference)
+    face = carried_head(performance.face, theirs, character.face[0], own, body, head, reference)
     hands = _hands(performance.hands, theirs, character.hands[0], own, body, ratios, drives)
     arrays = (part.astype(np.float32) for part in (body[:, :HIPS], hands, face))
-    return Keypoints(**dict(zip(("body", "hands", "face"), arrays, strict=True)), size=character.size)
+    points = dict(zip(("body", "hands", "face"), arrays, strict=True))
+    return Keypoints(**points, size=character.size, view=character.view)
 
 
 def nearest_frame(performance: Keypoints, character: Keypoints) -> int:
@@ -113,10 +122,27 @@ def _carried(
     def led(track: np.ndarray, home: np.ndarray) -> np.ndarray:
         return home + whole * (track - track[reference])
 
-    if not (drives[ANKLES].all() and (own[ANKLES, 2] >= SEEN).all()):
+    if not _standing(drives, own):
         return led(theirs[:, NECK, :2], own[NECK, :2])[:, None]
     across = led(theirs[:, HIPS, 0], own[HIPS, 0]) - body[:, HIPS, 0]
     down = led(_ground(theirs), _ground(own[None])[0]) - _ground(body)
+    return np.stack([across, down], axis=-1)[:, None]
+
+
+def _standing(drives: np.ndarray, own: np.ndarray) -> bool:
+    """Whether both show their feet."""
+    return bool(drives[ANKLES].all() and (own[ANKLES, 2] >= SEEN).all())
+
+
+def _stride(ratios: dict[tuple[int, int], float]) -> float:
+    """The character's legs over the performer's."""
+    return (ratios[8, 9] + ratios[9, 10] + ratios[11, 12] + ratios[12, 13]) / 4
+
+
+def _viewed(theirs: np.ndarray, body: np.ndarray, stride: float, view: View, own_view: View) -> np.ndarray:
+    """Where the neck goes, [T, 1, 2]: hips and lower ankle as many steps from the floor's origin as the performer's."""
+    across = own_view.x + stride * (theirs[:, HIPS, 0] - view.x) - body[:, HIPS, 0]
+    down = own_view.y + stride * (_ground(theirs) - view.y) - _ground(body)
     return np.stack([across, down], axis=-1)[:, None]
 
 

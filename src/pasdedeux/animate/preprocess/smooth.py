@@ -4,6 +4,8 @@ A detector trembles by a few pixels and loses a point now and then. The whole cl
 looks both ways in time (zero phase): what moves stays where it was, only the tremble goes.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from pasdedeux.animate.inputs import Keypoints
@@ -33,7 +35,7 @@ def smooth(
         _smoothed(bridge(points, frames, threshold), kernel)
         for points in (keypoints.body, keypoints.hands, keypoints.face)
     )
-    return Keypoints(body=body, hands=hands, face=face, size=keypoints.size)
+    return replace(keypoints, body=body, hands=hands, face=face)
 
 
 def bridge(points: np.ndarray, longest: int, threshold: float) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Is a segment's border visible? Frame differences of a 10 s performance, at borders and elsewhere.
 
-Run with PYTHONPATH=src after an installation; writes seams.json and seams.png beside this file.
+Run after an installation, with the folder that seams.json and seams.png go to.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import numpy as np
 
 from pasdedeux import Engine, Job
 
-HERE = Path(__file__).parent
 FRAMES = 121
 
 
 def main() -> None:
     """Sample, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
     with Engine.open("builtin", "cpu") as engine:
         manifest = engine.model.manifest
         frames = np.stack(list(engine.run(Job.animate(frames=FRAMES)).frames)).astype(np.float64)
@@ -36,10 +39,10 @@ def main() -> None:
         },
         "within_the_range_of_the_others": bool((gaps[borders] <= others.max()).all()),
     }
-    (HERE / "seams.json").write_text(json.dumps(result, indent=1))
+    (folder / "seams.json").write_text(json.dumps(result, indent=1))
     rows = [np.concatenate(list(frames[b - 1 : b + 3]), axis=1) for b in borders[:3] + 1]
     picture = np.concatenate(rows).astype(np.uint8)
-    cv2.imwrite(str(HERE / "seams.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(folder / "seams.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     print(json.dumps(result, indent=1))
 
 

@@ -1,6 +1,6 @@
 """The README's strip: the skeleton that leads, what carrying the reference gives, and what the pair makes of it.
 
-Run with PYTHONPATH=src after an installation; writes docs/images/strip.png.
+Run after an installation; writes docs/images/strip.png.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from pasdedeux.animate.condition.duet import composite
 from pasdedeux.engine import cast, settle
 from pasdedeux.engine.staging import set_up
 
-OUT = Path(__file__).parents[2] / "docs/images/strip.png"
+OUT = Path(__file__).parents[1] / "docs/images/strip.png"
 MOMENTS = (2, 9, 16, 23, 30, 37, 44)
 
 
