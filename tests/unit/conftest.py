@@ -41,7 +41,8 @@ def write_tiny_model(folder: Path, experts: int = 2) -> Manifest:
 
 def randomised(model: DuetTransformer) -> dict[str, torch.Tensor]:
     """Weights whose head is not zero, so that experts differ."""
-    torch.nn.init.normal_(model.head.weight, std=0.3)
+    for layer in (model.head.first, model.head.later):
+        torch.nn.init.normal_(layer.weight, std=0.3)
     return model.state_dict()
 
 
