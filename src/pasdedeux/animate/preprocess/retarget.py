@@ -4,7 +4,8 @@ Every limb keeps its angle and takes the character's length, and the body is reb
 in Wan-Animate's preprocessing, with lengths measured over the whole clip in place of its first frame). One
 frame of the performance, the one most like the character's picture, ties the two together: there the result
 stands where the character stands, and moves from there as the performer does. Where both pictures were drawn and
-their views are known, those tie the two together instead, and steps are as long as the character's legs ask.
+their views are known, those tie the two together instead, steps are as long as the character's legs ask, and the
+head is as far from the neck as the face is large.
 """
 
 import numpy as np
@@ -42,8 +43,11 @@ def retarget(performance: Keypoints, character: Keypoints, *, reference_frame: i
     measured = theirs if reference_frame is None else theirs[[reference]]
     ratios = body_plan.ratios(measured, own[None], whole)
     head = head_ratio(performance.face, theirs, character.face[0], own, whole)
-    # From the neck a nose comes forward as much as up: nodding changes how long that looks, far more than its length.
-    ratios[NECK, NOSE] = head
+    drawn = performance.view is not None and character.view is not None
+    if drawn:
+        # Drawn figures have necks as long as their faces are large, and noses that come forward as much as up: a nod
+        # changes how long that looks more than their anatomy does. Between a person and a drawing, anatomy does more.
+        ratios[NECK, NOSE] = head
     drives = _driven(theirs)
     body = _rebuilt(theirs, own, ratios, drives)
     if performance.view and character.view and _standing(drives, own):
