@@ -8,6 +8,7 @@ import pytest
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.animate.perform import Denoised, Ready, Stopped
 from pasdedeux.animate.video import probe, read_metadata
+from pasdedeux.animate.video_writer import VideoWriter
 from pasdedeux.checkpoints.folder import Manifest
 from pasdedeux.engine import Engine, Event, Job, Prepared, Report
 
@@ -55,10 +56,14 @@ def test_the_same_job_is_the_same_clip_and_a_seed_is_another(engine: Engine) -> 
     assert not np.array_equal(first, other)
 
 
-def test_straight_to_a_file_is_the_same_clip(engine: Engine, tmp_path: Path) -> None:
+def test_straight_to_a_file_is_the_same_clip(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Frames are compared as the writer gets them: x264 may code the same frames in more than one way.
+    written: list[np.ndarray] = []
+    write = VideoWriter.write
+    monkeypatch.setattr(VideoWriter, "write", lambda self, frame: (written.append(frame.copy()), write(self, frame)))
     engine.run(JOB).save(tmp_path / "kept.mp4")
     engine.animate_to(tmp_path / "straight.mp4", JOB)
-    assert (tmp_path / "kept.mp4").read_bytes() == (tmp_path / "straight.mp4").read_bytes()
+    assert np.array_equal(written[:13], written[13:])
     found = probe(tmp_path / "straight.mp4")
     assert (found.width, found.height, found.frames, found.fps) == (64, 64, 13, 12)
     assert Job.from_json(read_metadata(tmp_path / "straight.mp4")["pasdedeux.job"]) == JOB

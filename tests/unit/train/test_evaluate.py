@@ -35,8 +35,9 @@ def test_every_arm_answers_every_clip(tiny: Path) -> None:
     assert len({m[2] for m in made if m[1] == 2}) == len(names)
 
 
-@pytest.mark.parametrize(("mode", "apart"), [("replace", 0.05), ("animate", None)])
-def test_the_performers_place_is_kept_in_replace_mode_only(mode: str, apart: float | None) -> None:
-    take = film(ClipSpec.from_seed(HELD_OUT + 3, mode=mode, frames=5, size=64))
-    gap = np.abs(anchors(prepared(take).body, feet=True) - anchors(keypoints(take.driver).body, feet=True)).max()
-    assert gap < apart if apart else gap > 1
+@pytest.mark.parametrize("mode", ["replace", "animate"])
+def test_the_prepared_performance_stands_where_the_truth_does(mode: str) -> None:
+    for clip in range(3):
+        take = film(ClipSpec.from_seed(HELD_OUT + clip, mode=mode, frames=13, size=64))
+        placed, truth = (anchors(points.body, feet=True) for points in (prepared(take), keypoints(take.truth)))
+        assert np.abs(placed - truth).mean() < 0.4
