@@ -60,7 +60,8 @@ def summary(report: Report, output: Path) -> str:
     """What was made, in two lines."""
     width, height = report.settings["size"]
     seconds, fps = sum(report.seconds.values()), report.settings["fps"]
-    clip = f"{output}: {report.frames} frames of {width}x{height} at {fps:g} fps in {seconds:.1f} s"
+    frames = "1 frame" if report.frames == 1 else f"{report.frames} frames"
+    clip = f"{output}: {frames} of {width}x{height} at {fps:g} fps in {seconds:.1f} s"
     first = [step for step in report.steps if step.segment == 0]
     shares = ", ".join(f"{name} {sum(step.expert == name for step in first)}" for name in report.experts)
     active, total = report.active_parameters / 1e6, report.total_parameters / 1e6

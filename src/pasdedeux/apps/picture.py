@@ -40,7 +40,8 @@ def draw_curve(axes: Axes, report: Report) -> None:
     axes.plot([s.i + 1 for s in steps], [level_of(s, floor) for s in steps], color="#d1d5db", zorder=1)
     for name in report.experts:
         own = [s for s in steps if s.expert == name]
-        spot = {"color": colour_of(report, name), "label": f"{name}: {len(own)} steps", "zorder": 2, "s": 46}
+        label = f"{name}: {len(own)} step{'' if len(own) == 1 else 's'}"
+        spot = {"color": colour_of(report, name), "label": label, "zorder": 2, "s": 46}
         axes.scatter([s.i + 1 for s in own], [level_of(s, floor) for s in own], **spot)
     if len(seen) < len(steps):
         note(axes, "−∞", (1, floor), (10, -2), "left")

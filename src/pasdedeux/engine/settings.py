@@ -67,8 +67,8 @@ def on_grid(size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
     nearest = tuple(max(step * round(side / step), SMALLEST) for side, step in zip(size, grid, strict=True))
     if size != nearest:
         raise ValueError(
-            f"The size is {size[0]}x{size[1]}; its sides must be multiples of {grid[0]} and {grid[1]}, "
-            f"{SMALLEST} or more, so the nearest that fits is {nearest[0]}x{nearest[1]}."
+            f"The size is {size[0]}x{size[1]}; its width must be a multiple of {grid[0]}, its height of {grid[1]}, "
+            f"both {SMALLEST} or more, so the nearest that fits is {nearest[0]}x{nearest[1]}."
         )
     return size
 
