@@ -60,6 +60,19 @@ def test_velocity_points_from_the_clean_latents(model: DuetTransformer) -> None:
     torch.testing.assert_close(x - sigma[:, None, None, None, None] * v, clean, atol=1e-5, rtol=1e-5)
 
 
+def test_pure_static_is_not_seen_and_clean_latents_are_seen_whole(model: DuetTransformer) -> None:
+    cond = awake(model).prepare(inputs())
+    seen: list[torch.Tensor] = []
+    model.patch_embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    static = torch.randn(2, 6, 3, 4, 4)
+    first, second = (model.predict(x, torch.ones(2), cond)[0] for x in (static, 2 * static - 1))
+    assert torch.equal(first, second)
+    assert seen[0].abs().max() == 0
+    # Nearly without noise it sees the correction itself, in units of its deviation.
+    model.predict(cond.base + model.deviation(cond.region), torch.full((2,), 1e-6), cond)
+    torch.testing.assert_close(seen[-1], torch.ones_like(seen[-1]), atol=1e-3, rtol=0)
+
+
 def test_known_frames_are_given_back_as_they_are(model: DuetTransformer) -> None:
     given = inputs(known=2)
     clean, _ = awake(model).predict(torch.randn(2, 6, 3, 4, 4), torch.tensor([0.9, 0.1]), model.prepare(given))
