@@ -86,11 +86,12 @@ def headline(report: Report) -> str:
 
 
 def draw_preview(axes: Axes, preview: Preview, colour: str) -> None:
-    """The clean picture a step predicted, framed in its expert's colour."""
+    """The clean picture a step predicted, or the noise it left, framed in its expert's colour."""
     axes.imshow(preview.frame, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(visible=True, color=colour, linewidth=2.5)
-    axes.set_title(f"step {preview.i + 1}, {preview.expert}", fontsize=10, color=colour)
+    what = "noise after " if preview.noisy else ""
+    axes.set_title(f"{what}step {preview.i + 1}, {preview.expert}", fontsize=10, color=colour)
     axes.set_xlabel(f"σ {preview.sigma:.3f}", fontsize=9, color=GREY)

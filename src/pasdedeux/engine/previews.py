@@ -1,4 +1,4 @@
-"""What the picture looked like on its way: x_0 estimates of the first segment, decoded to one frame each."""
+"""What the picture looked like on its way: the first segment's noise and x_0 estimates, decoded to one frame each."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,24 @@ from pasdedeux.denoise import Step
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Preview:
-    """The clean picture [H, W, 3] that step `i` predicted at noise level sigma, and by which expert."""
+    """The clean picture [H, W, 3] that step `i` predicted at noise level sigma, and by which expert.
+
+    Where `noisy`, the latents as that step left them, and the noise level that was left.
+    """
 
     i: int
     sigma: float
     expert: str
     frame: Bytes
+    noisy: bool = False
 
 
 class Previews:
-    """Collects the first step, the steps on both sides of each handoff, and the last one."""
+    """Collects the noise after the first step; the estimates of that step, of both sides of a handoff, of the last."""
 
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
+        self._noise: tuple[Preview, ...] = ()
         self._by_step: dict[int, Preview] = {}
         self._before: Step | None = None
 
@@ -31,6 +36,9 @@ class Previews:
         if not self._wanted or event.segment != 0:
             return
         step = event.step
+        if step.i == 0 and step.sigma_next > 0:
+            left = {"i": 0, "sigma": step.sigma_next, "expert": step.expert, "noisy": True}
+            self._noise = (Preview(frame=middle_frame(step.x, stage), **left),)
         if step.handoff and self._before is not None:
             self._take(self._before, stage)
         if step.i == 0 or step.handoff or step.i == step.of - 1:
@@ -39,7 +47,7 @@ class Previews:
 
     def taken(self) -> tuple[Preview, ...]:
         """The previews in the order of steps."""
-        return tuple(self._by_step[i] for i in sorted(self._by_step))
+        return self._noise + tuple(self._by_step[i] for i in sorted(self._by_step))
 
     def _take(self, step: Step, stage: Stage) -> None:
         frame = middle_frame(step.x0, stage)

@@ -109,9 +109,12 @@ def steps_in(events: list[Event]) -> int:
     return sum(isinstance(event, Denoised) for event in events)
 
 
-def test_previews_are_of_both_sides_of_the_handoff(engine: Engine) -> None:
-    previews = engine.run(JOB, previews=True).previews
-    assert [(p.i, p.expert) for p in previews] == [(0, "high"), (2, "high"), (3, "low")]
+def test_previews_are_of_the_noise_and_both_sides_of_the_handoff(engine: Engine) -> None:
+    noise, *previews = engine.run(JOB, previews=True).previews
+    assert (noise.i, noise.expert, noise.noisy) == (0, "high", True)
+    assert 0.75 < noise.sigma < 1
+    assert noise.frame.std() > 1.2 * previews[-1].frame.std()
+    assert [(p.i, p.expert, p.noisy) for p in previews] == [(0, "high", False), (2, "high", False), (3, "low", False)]
     assert all(p.frame.shape == (64, 64, 3) for p in previews)
     assert engine.run(JOB).previews == ()
 
