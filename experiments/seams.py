@@ -21,11 +21,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     with Engine.open("builtin", "cpu") as engine:
-        manifest = engine.model.manifest
+        defaults = engine.model.defaults
         frames = np.stack(list(engine.run(Job.animate(frames=FRAMES)).frames)).astype(np.float64)
     gaps = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
     # Frame b is the first that a new segment makes; gap b - 1 lies before it.
-    borders = np.arange(manifest.length, FRAMES, manifest.length - manifest.overlap) - 1
+    borders = np.arange(defaults.length, FRAMES, defaults.length - defaults.overlap) - 1
     others = np.delete(gaps, borders)
     result = {
         "frames": FRAMES,

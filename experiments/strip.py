@@ -10,7 +10,7 @@ import numpy as np
 
 from pasdedeux import Engine, Job
 from pasdedeux.animate.condition.duet import composite
-from pasdedeux.engine import cast, settle
+from pasdedeux.engine import cast, open_duet
 from pasdedeux.engine.staging import set_up
 
 OUT = Path(__file__).parents[1] / "docs/images/strip.png"
@@ -20,9 +20,10 @@ MOMENTS = (2, 9, 16, 23, 30, 37, 44)
 def main() -> None:
     """Sample the built-in performance and lay out three rows, the reference first."""
     job = Job.animate()
-    with Engine.open("builtin", "cpu") as engine:
-        found = cast(job, settle(job, engine.model.manifest))
-        planes = set_up(found, "animate", engine.model).planes
+    model = open_duet("builtin", "cpu")
+    with Engine(model) as engine:
+        found = cast(job, model.settle(job))
+        planes = set_up(found, "animate", model.codec, model.manifest.compute, model.experts).planes
         frames = list(engine.run(job).frames)
     blank = np.full_like(found.character.image, 255)
     rows = [

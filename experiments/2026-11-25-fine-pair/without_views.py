@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pasdedeux.engine import open_model, source_commit
+from pasdedeux.engine import open_duet, source_commit
 from pasdedeux.train import evaluate as study
 from pasdedeux.train.clips import Take
 from pasdedeux.train.study import Score, differences, summary
@@ -28,7 +28,7 @@ def blind(take: Take) -> Take:
 
 def main() -> None:
     """Both modes: the baselines and the pair."""
-    model, seeing = open_model("builtin", "cpu"), study.prepared
+    model, seeing = open_duet("builtin", "cpu"), study.prepared
     study.prepared = lambda take: seeing(blind(take))
     how = study.Sampling(sigmas=model.sigmas, solver=model.manifest.solver, batch=8)
     result: dict[str, object] = {"commit": source_commit(), "n": COUNT}

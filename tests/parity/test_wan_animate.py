@@ -147,11 +147,12 @@ def test_face_encoder() -> None:
 
 def test_velocity() -> None:
     ours, theirs = pair(CONFIG)
-    text, image = noise(2, 512, 20, seed=92), noise(2, 5, 12, seed=93)
+    text, image = noise(2, 7, 20, seed=92), noise(2, 5, 12, seed=93)
+    padded = torch.cat((text, torch.zeros(2, 505, 20)), dim=1)  # zeros that are attended to
     pose, face = noise(2, 16, 3, 8, 12, seed=96), noise(2, 3, 9, 16, 16, seed=94).clamp(-1, 1)
     x, t = noise(2, 36, *GRID, seed=91), torch.tensor([991.0, 37.0])
     with torch.no_grad():
         cond = ours.prepare(text=text, image=image, pose=pose, face=face, grid=GRID)
-        want = theirs(x, t, text, image, pose, face, return_dict=False)[0]
+        want = theirs(x, t, padded, image, pose, face, return_dict=False)[0]
         assert_close(ours(x, t, cond), want)
         assert_close(ours(x, t, cond), want)  # a second step from the same preparation

@@ -1,6 +1,8 @@
 """WanTransformer against WanTransformer3DModel of diffusers, with the same random weights, float32."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +66,7 @@ def randomize(model: nn.Module) -> None:
         parameter.data = noise(*parameter.shape, seed=i) / fan_in**0.5
 
 
-def pair(config: WanConfig) -> tuple[WanTransformer, nn.Module]:
+def pair(config: WanConfig) -> tuple[WanTransformer, Any]:
     """Ours and theirs, with the same weights."""
     ours = WanTransformer(config)
     randomize(ours)
@@ -111,6 +113,62 @@ def test_velocity_with_a_timestep_per_token() -> None:
     t = torch.tensor([991.0, 37.0])[:, None].repeat(1, 72)
     t[:, :24] = 0
     assert_close(*velocities(CONFIGS["text"], t))
+
+
+class SplitBehindTheImage:
+    """Cross-attention of diffusers with the image told by its own number of tokens, by the formula.
+
+    Theirs takes the last 512 tokens for the text whatever there are, so with a shorter text it attends to the wrong
+    ones as text, or to none.
+    """
+
+    def __init__(self, image_tokens: int) -> None:
+        self.image_tokens = image_tokens
+
+    def __call__(
+        self, attn: Any, x: Tensor, encoder_hidden_states: Tensor, attention_mask: None, rotary_emb: None
+    ) -> Tensor:
+        image, text = encoder_hidden_states.tensor_split([self.image_tokens], dim=1)
+        q = attn.norm_q(attn.to_q(x))
+        of_text = self.attention(attn, q, attn.norm_k(attn.to_k(text)), attn.to_v(text))
+        of_image = self.attention(attn, q, attn.norm_added_k(attn.add_k_proj(image)), attn.add_v_proj(image))
+        return attn.to_out[0](of_text + of_image)
+
+    @staticmethod
+    def attention(attn: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def test_a_shorter_text_beside_an_image() -> None:
+    """Where diffusers is wrong: equal to it once its split is mended, and not before."""
+    config = replace(CONFIGS["image and CLIP"], text_len=30)
+    ours, theirs = pair(config)
+    x, t, image = noise(1, 36, *GRID, seed=91), torch.tensor([991.0]), noise(1, 5, 12, seed=93)
+    text = noise(1, 30, 20, seed=92)
+    with torch.no_grad():
+        got = ours(x, t, ours.prepare(text=text, image=image, grid=GRID))
+        wrong = theirs(x, t, text, encoder_hidden_states_image=image, return_dict=False)[0]
+        for block in theirs.blocks:
+            block.attn2.processor = SplitBehindTheImage(5)
+        assert_close(got, theirs(x, t, text, encoder_hidden_states_image=image, return_dict=False)[0])
+    assert not torch.allclose(got, wrong, atol=0.01)
+
+
+def test_timesteps_are_exact_under_bfloat16_weights() -> None:
+    """The modular pipelines of diffusers round t to bfloat16, 937 to 936: we do not."""
+    ours, theirs = pair(CONFIGS["text"])
+    ours = ours.to(torch.bfloat16)
+    embedder = theirs.condition_embedder
+    for parameter in embedder.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16).float()
+    exact, rounded = torch.tensor([937.0]), torch.tensor([937.0]).to(torch.bfloat16).float()
+    with torch.no_grad():
+        got = ours.embed_time(exact, 72).embedding
+        assert_close(got, embedder.time_embedder(embedder.timesteps_proj(exact)))
+        assert rounded.item() == 936
+        assert not torch.allclose(got, embedder.time_embedder(embedder.timesteps_proj(rounded)), atol=0.01)
 
 
 def test_gradients() -> None:

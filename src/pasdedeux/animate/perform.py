@@ -109,14 +109,15 @@ def perform(
         for step in denoise(experts, what, x, settings, stop):
             x = step.x
             yield Denoised(segment=segment.index, segments=len(segments), step=step)
-        made: list[Bytes] = []
+        position, written = 0, [] if tail is None else [tail]
         for chunk in stage.decode(x, what):
-            fresh = trim(segment, sum(map(len, made)), chunk)
-            made.append(chunk)
+            fresh = trim(segment, position, chunk)
+            position += len(chunk)
             if len(fresh):
+                written.append(fresh)
                 yield Ready(frames=fresh)
-        whole = np.concatenate(made)[: segment.length - segment.pad]
-        tail = whole[len(whole) - settings.overlap :] if settings.overlap else None
+        # What was written, not this segment's own picture of the frames it was handed: only that was seen.
+        tail = np.concatenate(written)[-settings.overlap :] if settings.overlap else None
 
 
 def trim(segment: Segment, position: int, chunk: Bytes) -> Bytes:

@@ -57,6 +57,11 @@ def plan(frames: int, length: int, overlap: int) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def length_for(frames: int) -> int:
+    """The shortest length of a segment, 1 + 4k, that holds `frames` (1 or more)."""
+    return 1 + 4 * -(-(frames - 1) // 4)
+
+
 def _segment(index: int, start: int, frames: int, length: int, overlap: int) -> Segment:
     stop = min(start + length, frames)
     return Segment(index=index, start=start, stop=stop, overlap=overlap, pad=length - (stop - start))

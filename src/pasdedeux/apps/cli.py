@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pasdedeux import __version__
+from pasdedeux.apps import options as o
 from pasdedeux.apps.faults import user_faults
 
 app = typer.Typer(
@@ -22,10 +23,6 @@ character_app = typer.Typer(help="Characters.", no_args_is_help=True)
 train_app = typer.Typer(help="Training.", no_args_is_help=True)
 app.add_typer(character_app, name="character")
 app.add_typer(train_app, name="train")
-
-Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
-Size = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels; default: the model's.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")]
 
 
 def show_version(wanted: bool) -> None:
@@ -48,28 +45,43 @@ def common(
 def animate(  # one argument per option is how typer is told of them
     character: Annotated[str | None, typer.Argument(help="A picture, or puppet:SEED; default: a puppet.")] = None,
     driver: Annotated[str | None, typer.Argument(help="A video, or puppet:SEED; default: a puppet.")] = None,
-    output: Output = Path("out.mp4"),
-    model: Annotated[str, typer.Option(help='"builtin", or a model folder.')] = "builtin",
+    output: o.Output = Path("out.mp4"),
+    model: o.Model = None,
     mode: Annotated[
         str, typer.Option(help="animate (in the character's place) or replace (in the driver's).")
     ] = "animate",
-    steps: Annotated[int | None, typer.Option(help="Denoising steps per segment; default: the model's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    size: Size = None,
+    steps: o.Steps = None,
+    seed: o.Seed = 0,
+    size: o.Size = None,
     frames: Annotated[int | None, typer.Option(help="Length with a puppet; the most taken of a video.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second; default: the model's.")] = None,
-    handoff: Annotated[
-        str, typer.Option(help="Where the next expert takes over: auto, a sigma, or snr:VALUE.")
-    ] = "auto",
-    solver: Annotated[str | None, typer.Option(help="euler, dpm++ or unipc; default: the model's.")] = None,
-    device: Device = None,
-    report: Annotated[Path | None, typer.Option(help="Write a report: this .json, and a .png beside it.")] = None,
+    fps: o.Fps = None,
+    handoff: o.Handoff = "auto",
+    solver: o.Solver = None,
+    device: o.Device = None,
+    report: o.Report = None,
+    prompt: Annotated[str | None, typer.Option(help="Default: the model's.", rich_help_panel=o.WAN)] = None,
+    negative: o.Negative = None,
+    guidance: o.Guidance = None,
+    shift: o.Shift = None,
+    lora: o.Lora = None,
+    preset: o.Preset = None,
+    high: o.High = None,
+    low: o.Low = None,
+    vae: o.Vae = None,
+    text: o.Text = None,
+    tokenizer: o.Tokenizer = None,
+    clip: o.Clip = None,
+    family: o.Family = None,
+    dtype: o.Dtype = "bfloat16",
 ) -> None:
     """Make CHARACTER move as DRIVER does, and write a video."""
     with user_faults():
-        from pasdedeux.apps.animating import animate_file
-        from pasdedeux.engine import Job
+        from pasdedeux.apps.making import make_file
+        from pasdedeux.engine import Job, Parts
 
+        parts = Parts(
+            high=high, low=low, vae=vae, text=text, tokenizer=tokenizer, clip=clip, family=family, dtype=dtype
+        )
         job = Job(
             character=character,
             driver=driver,
@@ -81,16 +93,79 @@ def animate(  # one argument per option is how typer is told of them
             fps=fps,
             handoff=handoff,
             solver=solver,
-            model=model,
+            model=parts.name_of(model),
+            prompt=prompt,
+            negative=negative,
+            guidance=guidance,
+            shift=shift,
+            lora=tuple(lora or ()),
+            preset=preset,
         )
-        animate_file(job, output, device=device, report=report)
+        make_file(job, output, device=device, report=report, parts=parts)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What is to be seen.")],
+    image: Annotated[str | None, typer.Option(help="A picture to begin with, for models that take one.")] = None,
+    output: o.Output = Path("out.mp4"),
+    model: o.Model = None,
+    steps: o.Steps = None,
+    seed: o.Seed = 0,
+    size: o.Size = None,
+    frames: Annotated[int | None, typer.Option(help="Length, 1 plus a multiple of 4; default: the model's.")] = None,
+    fps: o.Fps = None,
+    handoff: o.Handoff = "auto",
+    solver: o.Solver = None,
+    device: o.Device = None,
+    report: o.Report = None,
+    negative: o.Negative = None,
+    guidance: o.Guidance = None,
+    shift: o.Shift = None,
+    lora: o.Lora = None,
+    preset: o.Preset = None,
+    high: o.High = None,
+    low: o.Low = None,
+    vae: o.Vae = None,
+    text: o.Text = None,
+    tokenizer: o.Tokenizer = None,
+    clip: o.Clip = None,
+    family: o.Family = None,
+    dtype: o.Dtype = "bfloat16",
+) -> None:
+    """Make a clip of PROMPT with a Wan model, and write a video."""
+    with user_faults():
+        from pasdedeux.apps.making import make_file
+        from pasdedeux.engine import Job, Parts
+
+        parts = Parts(
+            high=high, low=low, vae=vae, text=text, tokenizer=tokenizer, clip=clip, family=family, dtype=dtype
+        )
+        job = Job.generate(
+            prompt,
+            image=image,
+            steps=steps,
+            seed=seed,
+            size=size,
+            frames=frames,
+            fps=fps,
+            handoff=handoff,
+            solver=solver,
+            model=parts.name_of(model),
+            negative=negative,
+            guidance=guidance,
+            shift=shift,
+            lora=tuple(lora or ()),
+            preset=preset,
+        )
+        make_file(job, output, device=device, report=report, parts=parts)
 
 
 @character_app.command("new")
 def character_new(
     seed: Annotated[int, typer.Option(help="Which character.")] = 7,
-    output: Output = Path("hero.png"),
-    size: Size = None,
+    output: o.Output = Path("hero.png"),
+    size: o.Size = None,
 ) -> None:
     """Draw a character, and write a picture that carries its own keypoints and mask."""
     with user_faults():
@@ -150,7 +225,7 @@ def evaluate(
     strip: Annotated[
         Path | None, typer.Option(help="Write a picture: this .png, a few clips by every arm beside the truth.")
     ] = None,
-    device: Device = None,
+    device: o.Device = None,
 ) -> None:
     """Judge a model on held-out clips, beside its experts alone and swapped, and beside simple baselines."""
     with user_faults():

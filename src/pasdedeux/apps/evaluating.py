@@ -13,7 +13,7 @@ from typing import Any
 from pasdedeux.animate.outputs import check_writable, written_whole
 from pasdedeux.apps.strip import Strip, check_strip_name, write_strip
 from pasdedeux.checkpoints.folder import ExpertFile
-from pasdedeux.engine import MODES, Model, open_model, source_commit, versions
+from pasdedeux.engine import MODES, DuetModel, open_duet, source_commit, versions
 from pasdedeux.train.evaluate import Answer, Sampling, evaluate, exam
 from pasdedeux.train.study import Figure, Score, arms, differences, summary
 
@@ -50,7 +50,7 @@ def write_evaluation(
     check_writable(out)
     if strip is not None:
         check_strip_name(strip)
-    model = open_model(folder, options.device)
+    model = open_duet(folder, options.device)
     scores: dict[str, list[Score]] = defaultdict(list)
     shown = Strip()
     for answer in answers(model, options, say):
@@ -65,7 +65,7 @@ def write_evaluation(
         write_strip(shown, strip)
 
 
-def answers(model: Model, options: EvaluationOptions, say: Callable[[str], None]) -> Iterator[Answer]:
+def answers(model: DuetModel, options: EvaluationOptions, say: Callable[[str], None]) -> Iterator[Answer]:
     """What every baseline and arm makes of every clip."""
     m, codec = model.manifest, model.codec
     exams = (exam(i, codec, options.mode, options.exact, m.compute) for i in range(options.count))
@@ -94,7 +94,7 @@ def against_dense(scores: Scores) -> dict[str, dict[str, Figure]]:
     return {f"{whole} minus {DENSE.name}": differences(scores[whole], scores[DENSE.name])}
 
 
-def record(model: Model, options: EvaluationOptions, scores: Scores) -> dict[str, Any]:
+def record(model: DuetModel, options: EvaluationOptions, scores: Scores) -> dict[str, Any]:
     """All that is written: what was asked of which source, the figures' means and spreads, and every clip's."""
     paired = against_dense(scores)
     return {

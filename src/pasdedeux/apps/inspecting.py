@@ -1,18 +1,66 @@
-"""`pasdedeux inspect`: an engine's description of a model, as a table and a few lines."""
+"""`pasdedeux inspect`: what a model, a LoRA or another file of weights is, as a table and a few lines.
+
+The built-in model and folders like it are described by the engine, everything else by what its headers say.
+"""
+
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pasdedeux.checkpoints.describe import Described, Need, PartFacts, describe_path
+from pasdedeux.checkpoints.folder import MANIFEST
+from pasdedeux.checkpoints.repositories import in_words
 from pasdedeux.engine import Description, describe
 
 
-def show_model(name: str) -> None:
-    """Print experts, codec and defaults. Raises ValueError if a file is missing or does not fit."""
-    described, console = describe(name), Console()
+def show_model(name: str, console: Console | None = None) -> None:
+    """Print what `name` is: "builtin", a folder or a file. Raises ValueError if it is nothing known, or broken."""
+    console, path = console or Console(), Path(name)
+    if (path.is_dir() and not (path / MANIFEST).is_file()) or path.is_file():
+        show_described(describe_path(path), console)
+        return
+    described = describe(name)
     console.print(experts_table(described))
-    for title, text in facts(described).items():
-        console.print(f" {title:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+    _lines(facts(described), console)
+
+
+def show_described(described: Described, console: Console) -> None:
+    """A line of what it is, facts, a table of parts, doubts, and what a job would still need."""
+    _line(f"{described.path} is {described.what}", console)
+    console.print(parts_table(described.parts, described.path))
+    _lines(dict(described.facts), console)
+    for note in described.notes:
+        _line(f" note: {note}", console)
+    if described.needs:
+        console.print()
+        console.print(needs_table(described.needs))
+
+
+def parts_table(parts: tuple[PartFacts, ...], base: Path) -> Table:
+    """One row per part: where it lies, its layout and types, its parameters and bytes."""
+    table = Table("part", box=SIMPLE_HEAD)
+    table.add_column("file", overflow="fold")
+    for title in ("layout", "stored as", "parameters", "size"):
+        table.add_column(title)
+    for part in parts:
+        count = "" if part.parameters is None else _count(part.parameters)
+        packed = f"{part.packing}: {part.stored}" if part.packing else part.stored
+        table.add_row(part.role, _within(part.path, base), part.layout, packed, count, in_words(part.nbytes))
+    return table
+
+
+def needs_table(needs: tuple[Need, ...]) -> Table:
+    """One row per place where a part that is not here can be had: what for, and the command that gets it."""
+    table = Table("not here", "for", box=SIMPLE_HEAD)
+    table.add_column("pasdedeux models get", no_wrap=True, overflow="fold")
+    table.add_column("size", no_wrap=True)
+    for need in needs:
+        rows = [(f"{repo.name} {_choice(part.role, part.expert)}", part.size) for repo, part in need.places]
+        for k, (command, size) in enumerate(rows or [("(no known repository)", "")]):
+            table.add_row(*((need.part, need.purpose) if k == 0 else ("", "")), command, size)
+    return table
 
 
 def experts_table(described: Description) -> Table:
@@ -38,3 +86,33 @@ def facts(described: Description) -> dict[str, str]:
         "defaults": f"{m.steps} steps of {m.solver}, shift {m.shift:g}, {width}x{height} at {m.fps:g} fps",
         "segments": f"{m.length} frames, of which {m.overlap} are handed over from the one before",
     }
+
+
+def _choice(role: str, expert: str | None) -> str:
+    return (f"--expert {expert} " if expert else "") + f"--part {role}"
+
+
+def _count(number: int) -> str:
+    """ "14.29 B", "127 M"."""
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:,.2f} {unit}"
+    return f"{number:,}"
+
+
+def _within(path: Path, base: Path) -> str:
+    """A path as seen from what was asked for."""
+    try:
+        return str(path.relative_to(base)) if path != base else path.name
+    except ValueError:
+        return path.name
+
+
+def _lines(lines: dict[str, str], console: Console) -> None:
+    width = max(map(len, lines), default=0)
+    for title, text in lines.items():
+        _line(f" {title:<{width}}  {text}", console)
+
+
+def _line(text: str, console: Console) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

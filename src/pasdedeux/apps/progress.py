@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pasdedeux.animate.perform import Denoised
-from pasdedeux.engine import Event, Prepared, Watched
+from pasdedeux.engine import Event, Loading, Prepared, Watched
 
 
 class ProgressLine:
@@ -35,6 +35,8 @@ class ProgressLine:
         if isinstance(event, Watched):
             what = f"watching the driver, frame {event.frame}/{event.frames}"
             self._progress.update(self._task, total=event.frames, completed=event.frame, description=what)
+        elif isinstance(event, Loading):
+            self._progress.update(self._task, description=f"loading {event.what}")
         elif isinstance(event, Prepared):
             for note in event.notes:
                 self._console.print(f"note: {note}", highlight=False, markup=False)

@@ -6,24 +6,33 @@ with Engine.open("builtin") as engine:
 """
 
 from pasdedeux.engine.description import DescribedExpert, Description, describe
-from pasdedeux.engine.engine import Engine, Event, Prepared, Watched, check_video_name
-from pasdedeux.engine.job import MODES, Job, Result, parse_size, puppet_seed
-from pasdedeux.engine.model import BUILTIN, Model, checked_device, count, model_folder, open_model
+from pasdedeux.engine.duet import DuetModel, defaults_of, open_duet
+from pasdedeux.engine.engine import Engine, check_video_name
+from pasdedeux.engine.events import Event, Loading, Prepared, Watched
+from pasdedeux.engine.job import GENERATE, MODES, Job, Result, parse_size, puppet_seed
+from pasdedeux.engine.model import BUILTIN, Model, checked_device, count, model_folder
+from pasdedeux.engine.opening import open_model
+from pasdedeux.engine.parts import Parts
 from pasdedeux.engine.previews import Preview
 from pasdedeux.engine.report import Report, StepRecord, source_commit, versions
-from pasdedeux.engine.settings import Settings, settle
+from pasdedeux.engine.settings import Defaults, Settings, settle
 from pasdedeux.engine.sources import Cast, cast, puppet_character
 
 __all__ = [
     "BUILTIN",
+    "GENERATE",
     "MODES",
     "Cast",
+    "Defaults",
     "DescribedExpert",
     "Description",
+    "DuetModel",
     "Engine",
     "Event",
     "Job",
+    "Loading",
     "Model",
+    "Parts",
     "Prepared",
     "Preview",
     "Report",
@@ -35,8 +44,10 @@ __all__ = [
     "check_video_name",
     "checked_device",
     "count",
+    "defaults_of",
     "describe",
     "model_folder",
+    "open_duet",
     "open_model",
     "parse_size",
     "puppet_character",

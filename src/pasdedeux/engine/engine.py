@@ -1,6 +1,6 @@
 """The one door for programs: open a model, run jobs, get frames and a report.
 
-Frames leave as they are made: `animate_to` hands each straight to the video file, `run` keeps them for
+Frames leave as they are made: `write` hands each straight to the video file, `run` keeps them for
 `Result.save`.
 """
 
@@ -13,14 +13,16 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from pasdedeux.animate.condition.duet import DuetStage
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.animate.outputs import check_writable
-from pasdedeux.animate.perform import Bytes, Denoised, Ready, perform
+from pasdedeux.animate.perform import Bytes, Denoised, perform
 from pasdedeux.animate.segments import plan
 from pasdedeux.animate.video_writer import COPIED, VideoWriter
+from pasdedeux.engine.events import OnEvent, Prepared
 from pasdedeux.engine.job import Job, Result
-from pasdedeux.engine.model import BUILTIN, Model, model_folder, open_model
+from pasdedeux.engine.model import BUILTIN, Model, Rehearsal
+from pasdedeux.engine.opening import open_model
+from pasdedeux.engine.parts import Parts
 from pasdedeux.engine.previews import Preview, Previews
 from pasdedeux.engine.report import (
     Report,
@@ -31,33 +33,10 @@ from pasdedeux.engine.report import (
     peak_bytes,
     versions,
 )
-from pasdedeux.engine.settings import Settings, settle
-from pasdedeux.engine.sources import Cast, cast
-from pasdedeux.engine.staging import set_up
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Watched:
-    """The performer was looked for in `frame` (from 1) of about `frames` of the driver's video."""
-
-    frame: int
-    frames: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
-    """Character and performance are read, conditions drawn: denoising begins."""
-
-    frames: int
-    segments: int
-    settings: Settings
-    notes: tuple[str, ...]
-
+from pasdedeux.engine.settings import Settings
 
 STAGES = ("open", "prepare", "denoise", "decode", "write")
 
-Event = Watched | Prepared | Denoised | Ready
-OnEvent = Callable[[Event], None]
 Stop = Callable[[], bool]
 
 
@@ -82,13 +61,16 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rehearsed:
-    """A job that is ready to be performed."""
+    """A job that is ready to be performed, and the seconds that took."""
 
     job: Job
-    settings: Settings
-    cast: Cast
-    stage: DuetStage
+    rehearsal: Rehearsal
     seconds: float
+
+    @property
+    def settings(self) -> Settings:
+        """What was settled."""
+        return self.rehearsal.settings
 
 
 class Stopwatch:
@@ -116,10 +98,14 @@ class Engine:
         self._opening = seconds
 
     @classmethod
-    def open(cls, model: str | Path = BUILTIN, device: str | None = None) -> Self:
-        """Load "builtin" or a model folder; `device` None takes CUDA where it is. Raises ValueError."""
+    def open(cls, model: str | Path | None = BUILTIN, device: str | None = None, parts: Parts | None = None) -> Self:
+        """Open "builtin", a model folder or a checkpoint; `device` None takes CUDA where it is. Raises ValueError.
+
+        `parts` are those of a Wan model that lie elsewhere, or all of them where `model` is None.
+        """
         began = perf_counter()
-        return cls(open_model(str(model), device), perf_counter() - began)
+        name = None if model is None else str(model)
+        return cls(open_model(name, device, parts), perf_counter() - began)
 
     @property
     def model(self) -> Model:
@@ -150,18 +136,17 @@ class Engine:
         """
         ready, kept, pictures = self._rehearse(job, on_event), Kept(), Previews(wanted=previews)
         report = self._perform(ready, kept, on_event, stop, pictures)
-        performance = ready.cast.performance
         return Result(
             frames=np.stack(kept.frames),
             fps=ready.settings.fps,
             report=report,
             previews=pictures.taken(),
-            audio=performance.audio,
-            audio_start=performance.audio_start,
+            audio=ready.rehearsal.audio,
+            audio_start=ready.rehearsal.audio_start,
             metadata=_metadata(job),
         )
 
-    def animate_to(
+    def write(
         self,
         path: str | Path,
         job: Job,
@@ -176,37 +161,34 @@ class Engine:
         """
         check_video_name(Path(path))
         ready, pictures = self._rehearse(job, on_event), Previews(wanted=previews)
-        settings, performance = ready.settings, ready.cast.performance
-        sound = (performance.audio, performance.audio_start)
+        settings, sound = ready.settings, (ready.rehearsal.audio, ready.rehearsal.audio_start)
         with VideoWriter(Path(path), settings.fps, settings.size, *sound, _metadata(job)) as video:
             report = self._perform(ready, video, on_event, stop, pictures)
         return report, pictures.taken()
 
     def _rehearse(self, job: Job, on_event: OnEvent | None) -> Rehearsed:
         began, model = perf_counter(), self.model
-        if job.model is not None and model_folder(job.model) != model_folder(model.name):
+        if job.model is not None and not _same(job.model, model.name):
             raise ValueError(f'The job asks for the model "{job.model}", but the engine holds "{model.name}".')
-        settings = settle(job, model.manifest)
-        found = cast(job, settings, None if on_event is None else _watching(on_event))
-        stage = set_up(found, job.mode, model)
-        return Rehearsed(job=job, settings=settings, cast=found, stage=stage, seconds=perf_counter() - began)
+        rehearsal = model.rehearse(job, model.settle(job), on_event or _silent)
+        return Rehearsed(job=job, rehearsal=rehearsal, seconds=perf_counter() - began)
 
     def _perform(
         self, ready: Rehearsed, sink: Sink, on_event: OnEvent | None, stop: Stop | None, pictures: Previews
     ) -> Report:
-        model, tell = self.model, on_event or (lambda event: None)
+        model, tell, stage = self.model, on_event or _silent, ready.rehearsal.stage
         device_peak_reset(model.device)
         tell(_prepared(ready))
         seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         seconds |= {"open": self._opening, "prepare": ready.seconds}
         watch, steps = Stopwatch(seconds), []
-        experts, sampling = model.expert_set(ready.settings.handoff), ready.settings.sampling()
-        for event in perform(ready.stage, experts, sampling, stop or (lambda: False)):
+        experts, sampling = model.experts_for(ready.settings, tell), ready.settings.sampling()
+        for event in perform(stage, experts, sampling, stop or (lambda: False)):
             if isinstance(event, Denoised):
                 watch.credit("denoise", event.step.seconds)
                 watch.lap("prepare", minus=event.step.seconds)
                 steps.append(StepRecord.of(event))
-                pictures.look(event, ready.stage)
+                pictures.look(event, stage)
                 watch.lap("decode")
             else:
                 watch.lap("decode")
@@ -224,29 +206,34 @@ def check_video_name(path: Path) -> None:
     check_writable(path)
 
 
-def _watching(on_event: OnEvent) -> Callable[[int, int], None]:
-    return lambda frame, frames: on_event(Watched(frame=frame, frames=frames))
+def _silent(event: object) -> None:
+    """Nobody is told."""
+
+
+def _same(name: str, other: str) -> bool:
+    return name == other or (BUILTIN not in (name, other) and Path(name).resolve() == Path(other).resolve())
 
 
 def _prepared(ready: Rehearsed) -> Prepared:
-    settings, frames = ready.settings, ready.stage.frames
+    settings, frames = ready.settings, ready.rehearsal.stage.frames
     segments = len(plan(frames, settings.length, settings.overlap))
-    return Prepared(frames=frames, segments=segments, settings=settings, notes=ready.cast.notes)
+    return Prepared(frames=frames, segments=segments, settings=settings, notes=ready.rehearsal.notes)
 
 
 def _report(ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], seconds: dict[str, float]) -> Report:
     told = _prepared(ready)
     return Report(
-        job=asdict(ready.job),
+        job={**asdict(ready.job), "lora": list(ready.job.lora)},
         settings={
             **asdict(ready.settings),
             "size": list(ready.settings.size),
             "handoff": list(ready.settings.handoff.bounds),
+            "guidance": list(ready.settings.guidance),
             "frames": told.frames,
         },
         model=model.name,
         device=model.device,
-        experts=tuple(expert.name for expert in model.manifest.experts),
+        experts=model.defaults.experts,
         steps=steps,
         handoffs=handoff_steps(steps),
         frames=told.frames,
@@ -257,7 +244,7 @@ def _report(ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], secon
         device_peak_bytes=device_peak_bytes(model.device),
         seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
         versions=versions(),
-        notes=ready.cast.notes,
+        notes=ready.rehearsal.notes,
     )
 
 

@@ -18,8 +18,15 @@ from pasdedeux.engine.previews import Preview
 from pasdedeux.engine.report import Report
 
 MODES = ("animate", "replace")
+GENERATE = "generate"
 PUPPET = "puppet:"
-KINDS: dict[str, tuple[type, ...]] = {"steps": (int,), "seed": (int,), "frames": (int,), "fps": (int, float)}
+KINDS: dict[str, tuple[type, ...]] = {
+    "steps": (int,),
+    "seed": (int,),
+    "frames": (int,),
+    "fps": (int, float),
+    "shift": (int, float),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +34,13 @@ class Job:
     """One clip to make.
 
     character: a picture, or "puppet:SEED"; driver: a video, or "puppet:SEED"; None is a built-in puppet. mode
-    "animate" keeps the character's own place, "replace" puts the character into the driver's. size is "WxH"
-    in pixels. frames is a puppet's length, and the most that is taken of a video. handoff is "auto", a sigma
-    ("0.6") or a signal-to-noise ratio ("snr:0.1"); where a model has several handoffs, with commas. model is
-    "builtin" or a folder. Raises ValueError where a value is of no use.
+    "animate" keeps the character's own place, "replace" puts the character into the driver's, and "generate" makes a
+    clip of a prompt and, where the model takes one, of a picture to begin with (image). size is "WxH" in pixels. frames
+    is the length of a puppet's or generated clip, and the most that is taken of a video. handoff is "auto", a sigma
+    ("0.6") or a signal-to-noise ratio ("snr:0.1"); where a model has several handoffs, with commas. guidance is one
+    scale ("3.5") or one per expert, noisiest first ("4,3"); 1 is none. lora are "[high:|low:]FILE[@WEIGHT]"; preset
+    is the name of a distilled LoRA's settings. model is "builtin", a folder or a file. Raises ValueError where a
+    value is of no use.
     """
 
     character: str | None = None
@@ -44,15 +54,26 @@ class Job:
     handoff: str = "auto"
     solver: str | None = None
     model: str | None = None
+    prompt: str | None = None
+    negative: str | None = None
+    image: str | None = None
+    guidance: str | None = None
+    shift: float | None = None
+    lora: tuple[str, ...] = ()
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check_kind(field.name, getattr(self, field.name), optional=field.default is None)
+            if field.name != "lora":
+                _check_kind(field.name, getattr(self, field.name), optional=field.default is None)
+        for text in self.lora:
+            _check_kind("lora", text, optional=False)
         self._check_names()
         self._check_numbers()
+        self._check_mode()
 
     def _check_names(self) -> None:
-        if self.mode not in MODES:
+        if self.mode not in (*MODES, GENERATE):
             raise ValueError(f'The mode is "{self.mode}"; it must be {" or ".join(MODES)}.')
         if self.solver is not None and self.solver not in SOLVERS:
             raise ValueError(f'The solver is "{self.solver}"; it must be one of {", ".join(SOLVERS)}.')
@@ -61,6 +82,8 @@ class Job:
         if self.size is not None:
             parse_size(self.size)
         Handoff.parse(self.handoff, Handoff())
+        if self.guidance is not None:
+            parse_guidance(self.guidance)
 
     def _check_numbers(self) -> None:
         for name in ("steps", "frames"):
@@ -71,6 +94,14 @@ class Job:
             raise ValueError(f"The seed is {self.seed}; it must be 0 or more, and below 2^63.")
         if self.fps is not None and not 1 <= self.fps <= 120:
             raise ValueError(f"fps is {self.fps:g}; it must lie between 1 and 120 frames per second.")
+        if self.shift is not None and not 0 < self.shift <= 100:
+            raise ValueError(f"The flow shift is {self.shift:g}; it must lie above 0 and not exceed 100.")
+
+    def _check_mode(self) -> None:
+        if self.mode == GENERATE and (self.character is not None or self.driver is not None):
+            raise ValueError("A generated clip takes a prompt and an image; a character and a driver are animated.")
+        if self.mode != GENERATE and self.image is not None:
+            raise ValueError("An image to begin with is for generated clips; to animate, give it as the character.")
 
     @classmethod
     def animate(
@@ -94,6 +125,11 @@ class Job:
         """A job in replace mode; `settings` are the other fields."""
         return cls(character=_text(character), driver=_text(driver), mode="replace", **settings)
 
+    @classmethod
+    def generate(cls, prompt: str, *, image: str | PathLike[str] | None = None, **settings: Any) -> "Job":
+        """A clip of a prompt, and of a picture to begin with; `settings` are the other fields."""
+        return cls(prompt=prompt, image=_text(image), mode=GENERATE, **settings)
+
     def to_json(self) -> str:
         """One line that `from_json` reads back as an equal job."""
         return json.dumps(asdict(self))
@@ -111,6 +147,8 @@ class Job:
         unknown = sorted(set(record) - set(known))
         if unknown:
             raise ValueError(f"The job has no {', '.join(unknown)}; it may have {', '.join(known)}.")
+        if isinstance(record.get("lora"), list):
+            record["lora"] = tuple(record["lora"])  # JSON has no tuples
         return cls(**record)
 
 
@@ -140,6 +178,17 @@ def parse_size(text: str) -> tuple[int, int]:
     if found is None:
         raise ValueError(f'The size is "{text}"; write it as WIDTHxHEIGHT in pixels, for instance 128x128.')
     return int(found[1]), int(found[2])
+
+
+def parse_guidance(text: str) -> tuple[float, ...]:
+    """ "3.5" or "4,3" to the scales. Raises ValueError for anything but finite numbers that are not negative."""
+    try:
+        scales = tuple(float(item) for item in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 <= scale < 1000 for scale in scales):
+        raise ValueError(f'The guidance is "{text}"; write a number such as 3.5, or one per expert, such as 4,3.')
+    return scales
 
 
 def puppet_seed(source: str | None) -> int | None:

@@ -1,68 +1,71 @@
-"""A model that is loaded and ready: experts on their device, the codec with the pictures, the manifest."""
+"""A model that is open, whatever its family: what an engine asks of it, and how one is opened by name."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from pasdedeux.animate.condition.duet import denoiser
-from pasdedeux.checkpoints.folder import ExpertFile, Manifest, load_codec, load_expert, read_manifest
-from pasdedeux.denoise import Expert, ExpertSet, Handoff, schedule
-from pasdedeux.models.codec import PatchCodec
-from pasdedeux.models.duet import DuetTransformer
+from pasdedeux.animate.perform import Stage
+from pasdedeux.denoise import ExpertSet
+from pasdedeux.engine.events import OnEvent
+from pasdedeux.engine.job import Job
+from pasdedeux.engine.settings import Defaults, Settings
 
 BUILTIN = "builtin"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Model:
-    """An opened model folder. `experts` are in the manifest's order, noisiest first."""
+class Rehearsal:
+    """A job that is ready to be performed: its settings and stage, the sound that belongs to it, and notes."""
 
-    name: str
-    manifest: Manifest
-    experts: tuple[DuetTransformer, ...]
-    codec: PatchCodec
-    device: str
+    settings: Settings
+    stage: Stage
+    audio: Path | None = None
+    audio_start: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class Model(Protocol):
+    """An opened model. `total_parameters` are those of all experts, `active_parameters` those that run in one step."""
 
     @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The manifest's own noise levels, from 1 to 0."""
-        return schedule(self.manifest.steps, self.manifest.shift)
+    def name(self) -> str:
+        """What it was opened as."""
+        ...
 
-    def expert_set(self, handoff: Handoff | None = None) -> ExpertSet:
-        """The experts with the noise bands that `handoff` gives them; None: the manifest's."""
-        pairs = zip(self.manifest.experts, self.experts, strict=True)
-        experts = tuple(self._expert(file, net) for file, net in pairs)
-        return ExpertSet(experts, handoff or Handoff(self.manifest.bounds))
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        ...
 
-    def guest(self, file: ExpertFile) -> Expert | None:
-        """An expert of the same make that is no part of the set; None where the folder has no such file."""
-        folder = model_folder(self.name)
-        if not (folder / file.file).is_file():
-            return None
-        return self._expert(file, load_expert(folder, self.manifest, file, self.device))
-
-    def _expert(self, file: ExpertFile, net: DuetTransformer) -> Expert:
-        return Expert(denoiser(net), file.name, file.guidance)
+    @property
+    def defaults(self) -> Defaults:
+        """What it does where a job says nothing."""
+        ...
 
     @property
     def total_parameters(self) -> int:
         """Parameters of all experts together."""
-        return sum(map(count, self.experts))
+        ...
 
     @property
     def active_parameters(self) -> int:
         """Parameters that run in one step: those of the largest expert."""
-        return max(map(count, self.experts))
+        ...
 
+    def settle(self, job: Job) -> Settings:
+        """The job's settings. Raises ValueError where the model cannot do the job."""
+        ...
 
-def open_model(name: str = BUILTIN, device: str | None = None) -> Model:
-    """Load "builtin" or a folder; `device` None takes CUDA where it is. Raises ValueError if unfit."""
-    folder, device = model_folder(name), checked_device(device or default_device())
-    manifest = read_manifest(folder)
-    experts = tuple(load_expert(folder, manifest, expert, device) for expert in manifest.experts)
-    return Model(name=name, manifest=manifest, experts=experts, codec=load_codec(folder, manifest), device=device)
+    def rehearse(self, job: Job, settings: Settings, tell: OnEvent) -> Rehearsal:
+        """Read what the job names and draw its conditions. Raises ValueError where that fails."""
+        ...
+
+    def experts_for(self, settings: Settings, tell: OnEvent) -> ExpertSet:
+        """The experts with their bands and guidance; call it after `rehearse`."""
+        ...
 
 
 def model_folder(name: str) -> Path:
@@ -79,8 +82,9 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def checked_device(name: str) -> str:
-    """The same name. Raises ValueError if this machine has no such device."""
+def checked_device(name: str | None) -> str:
+    """The same name, or the default for None. Raises ValueError if this machine has no such device."""
+    name = name or default_device()
     there = ["cpu"]
     if torch.cuda.is_available():
         there += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]

@@ -8,6 +8,7 @@ any other picture and every video goes through the detectors, which are an extra
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from pasdedeux.puppets import Character, Choreography, Clip, Light, Place, rende
 
 Bytes = NDArray[np.uint8]
 OnFrame = Callable[[int, int], None]
+Margins = Literal["edge", "black"]
 DEFAULT_CHARACTER, DEFAULT_DRIVER = "puppet:7", "puppet:8"
 
 
@@ -34,14 +36,19 @@ class Cast:
     notes: tuple[str, ...] = ()
 
 
-def cast(job: Job, settings: Settings, on_frame: OnFrame | None = None) -> Cast:
-    """Read or draw both. `on_frame` is told (frame, frames) while a video is watched. Raises InputError."""
-    character, notes = find_character(job.character or DEFAULT_CHARACTER, settings.size)
+def cast(job: Job, settings: Settings, on_frame: OnFrame | None = None, margins: Margins = "edge") -> Cast:
+    """Read or draw both. `on_frame` is told (frame, frames) while a video is watched. Raises InputError.
+
+    A picture of another shape than the clip's gets margins, black or in the colours of its edge.
+    """
+    character, notes = find_character(job.character or DEFAULT_CHARACTER, settings.size, margins)
     performance = find_performance(job.driver or DEFAULT_DRIVER, settings, on_frame)
     return Cast(character=character, performance=performance, notes=notes)
 
 
-def find_character(source: str, size: tuple[int, int]) -> tuple[CharacterImage, tuple[str, ...]]:
+def find_character(
+    source: str, size: tuple[int, int], margins: Margins = "edge"
+) -> tuple[CharacterImage, tuple[str, ...]]:
     """The character of a picture file or "puppet:SEED", with notes on what was changed."""
     seed = puppet_seed(source)
     if seed is not None:
@@ -50,7 +57,7 @@ def find_character(source: str, size: tuple[int, int]) -> tuple[CharacterImage, 
     character = embedded_character(loaded)
     if character is None:
         character = detect_character(loaded.image, alpha=loaded.alpha, name=source)
-    return fit(character, size), tuple(f"{source}: {note}" for note in loaded.notes)
+    return fit(character, size, margins), tuple(f"{source}: {note}" for note in loaded.notes)
 
 
 def find_performance(source: str, settings: Settings, on_frame: OnFrame | None = None) -> Performance:
@@ -82,14 +89,14 @@ def joints(clip: Clip) -> Keypoints:
     return Keypoints(body=clip.body, hands=clip.hands, face=clip.face, size=(width, height), view=View(*clip.view))
 
 
-def fit(character: CharacterImage, size: tuple[int, int]) -> CharacterImage:
-    """The character in a picture of `size`, as large as fits, padded with the colours at the edge."""
+def fit(character: CharacterImage, size: tuple[int, int], margins: Margins = "edge") -> CharacterImage:
+    """The character in a picture of `size`, as large as fits, padded with black or the colours at its edge."""
     if character.keypoints.size == size:
         return character
     mask, place = letterbox(character.mask, size)
     background = None if character.background is None else padded(character.background, size)
     return CharacterImage(
-        image=padded(character.image, size),
+        image=padded(character.image, size) if margins == "edge" else letterbox(character.image, size)[0],
         mask=mask,
         keypoints=fit_points(character.keypoints, place),
         background=background,

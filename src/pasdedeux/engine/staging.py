@@ -1,20 +1,28 @@
 """A cast set up for the model: the performance in the character's proportions, in the mode's place."""
 
+import torch
+
 from pasdedeux.animate.condition.duet import DuetStage, Scene, draw_planes, driver_scene, still_scene
-from pasdedeux.animate.inputs import InputError, Performance
+from pasdedeux.animate.inputs import InputError, Keypoints, Performance
 from pasdedeux.animate.preprocess.placement import in_place
 from pasdedeux.animate.preprocess.retarget import retarget
-from pasdedeux.engine.model import Model
 from pasdedeux.engine.sources import Cast
+from pasdedeux.models.codec import PatchCodec
+from pasdedeux.models.duet import DuetTransformer
 
 
-def set_up(cast: Cast, mode: str, model: Model) -> DuetStage:
-    """The stage of a job. Raises InputError where replace mode lacks the performer's pictures."""
+def set_up(
+    cast: Cast, mode: str, codec: PatchCodec, dtype: torch.dtype, experts: tuple[DuetTransformer, ...]
+) -> DuetStage:
+    """The built-in pair's stage of a job. Raises InputError where replace mode lacks the performer's pictures."""
+    planes = draw_planes(cast.character, fitted(cast, mode), scene_of(cast, mode))
+    return DuetStage(planes=planes, codec=codec, dtype=dtype, experts=experts)
+
+
+def fitted(cast: Cast, mode: str) -> Keypoints:
+    """The performance in the character's proportions; in replace mode where the performer stands."""
     points = retarget(cast.performance.keypoints, cast.character.keypoints)
-    if mode == "replace":
-        points = in_place(points, cast.performance.keypoints)
-    planes = draw_planes(cast.character, points, scene_of(cast, mode))
-    return DuetStage(planes=planes, codec=model.codec, dtype=model.manifest.compute, experts=model.experts)
+    return in_place(points, cast.performance.keypoints) if mode == "replace" else points
 
 
 def scene_of(cast: Cast, mode: str) -> Scene:

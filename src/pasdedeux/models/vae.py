@@ -1,10 +1,9 @@
-"""The causal video autoencoder of Wan 2.1, in the native weight names. Owns the way between pixels and
-latents: a video of 1 + 4k frames becomes 1 + k latent frames an eighth as high and wide, the first frame on
-its own and then four at a time. Both ways stream chunk by chunk; what the layers remember travels in a
-`FeatureCache` argument.
+"""The causal video autoencoder of Wan 2.1, in the native weight names, and what all of Wan's have in common.
+Owns the way between pixels and latents: a video of 1 + 4k frames becomes 1 + k latent frames an eighth as high
+and wide, the first frame on its own and then four at a time. Both ways stream chunk by chunk; what the layers
+remember travels in a `FeatureCache` argument.
 
-Shapes: B batch; F frames, H height, W width of a video; z channels, f frames, h = H/8, w = W/8 of its
-latents.
+Shapes: B batch; F frames, H height, W width of a video; z channels, f frames, h and w of its latents.
 """
 
 from collections.abc import Iterator, Sequence
@@ -127,7 +126,7 @@ class Decoder(nn.Module):
         for level, width in reversed(list(enumerate(config.widths))):
             yield from res_blocks(dim, width, config.res_blocks + 1)
             if level > 0:
-                yield Upsample(width, config.temporal[level - 1])
+                yield Upsample(width, width // 2, config.temporal[level - 1])
                 dim = width // 2
 
     def forward(self, z: Tensor, cache: FeatureCache) -> Tensor:
@@ -138,35 +137,35 @@ class Decoder(nn.Module):
         return self.head(x, cache)
 
 
-class WanVAE(nn.Module):
-    """Video in [-1, 1] to normalised latents and back.
+class StreamingVAE(nn.Module):
+    """Video in [-1, 1] to normalised latents and back, by the encoder and decoder it is given.
 
     The network computes in the dtype of its weights, the normalisation in float32; results have the dtype
     of the input. Nothing stays on the module between calls, so streams may interleave. Whether gradients are
     recorded is the caller's choice.
     """
 
-    def __init__(self, config: VAEConfig | None = None) -> None:
+    def __init__(self, config: VAEConfig, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        self.config = config or VAEConfig()
-        z = self.config.latent_channels
-        self.encoder = Encoder(self.config)
+        self.config = config
+        z = config.latent_channels
+        self.encoder = encoder
         self.conv1 = nn.Conv3d(2 * z, 2 * z, 1)
         self.conv2 = nn.Conv3d(z, z, 1)
-        self.decoder = Decoder(self.config)
+        self.decoder = decoder
 
     @property
     def stride(self) -> tuple[int, int, int]:
-        """Frames, rows and columns of pixels per latent: (4, 8, 8) for Wan 2.1."""
+        """Frames, rows and columns of pixels per latent: (4, 8, 8) for Wan 2.1, (4, 16, 16) for Wan 2.2."""
         return self.config.stride
 
     @property
     def channels(self) -> int:
-        """Latent channels: 16 for Wan 2.1."""
+        """Latent channels: 16 for Wan 2.1, 48 for Wan 2.2."""
         return self.config.latent_channels
 
     def encode(self, video: Tensor) -> Tensor:
-        """Video [B 3 F H W] in [-1, 1], F = 1 + 4k -> latents [B z 1+k H/8 W/8], (mean - mu) / sigma.
+        """Video [B 3 F H W] in [-1, 1], F = 1 + 4k -> latents [B z 1+k h w], (mean - mu) / sigma.
 
         This is the mean of the posterior, not a sample. Raises ValueError for a shape that does not fit.
         """
@@ -180,7 +179,7 @@ class WanVAE(nn.Module):
         return gather((self.encode_chunk(chunk, cache) for chunk in chunks), video.new_empty(shape))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latents [B z f h w] -> video [B 3 1+4(f-1) 8h 8w] in [-1, 1]. Raises ValueError for a wrong shape.
+        """Latents [B z f h w] -> video [B 3 1+4(f-1) H W] in [-1, 1]. Raises ValueError for a wrong shape.
 
         See `decode_frames` to have the video piece by piece.
         """
@@ -191,7 +190,7 @@ class WanVAE(nn.Module):
         return gather(chunks, latent.new_empty(shape))
 
     def decode_frames(self, latent: Tensor) -> Iterator[Tensor]:
-        """Latents [B z f h w] -> video in chunks [B 3 n 8h 8w]: n = 1 for the first latent frame, then 4.
+        """Latents [B z f h w] -> video in chunks [B 3 n H W]: n = 1 for the first latent frame, then 4.
 
         Memory does not grow with f. A wrong shape raises ValueError here, not at the first chunk.
         """
@@ -213,7 +212,7 @@ class WanVAE(nn.Module):
         return ((mean - mu) / sigma).to(video.dtype)
 
     def decode_chunk(self, latent: Tensor, cache: FeatureCache) -> Tensor:
-        """The next latent frame of a stream, [B z 1 h w] -> [B 3 n 8h 8w], n = 1 at first, then 4.
+        """The next latent frame of a stream, [B z 1 h w] -> [B 3 n H W], n = 1 at first, then 4.
 
         `cache` is what the stream remembers, empty at first; it is moved on. Pixels lie in [-1, 1]. Raises
         ValueError for several latent frames.
@@ -245,6 +244,14 @@ class WanVAE(nn.Module):
         if len(shape) != 5 or shape[1] != self.channels or min(shape[2:]) < 1:
             wanted = f"[batch, {self.channels}, frames, height, width], none of them empty"
             raise ValueError(f"Latents must be {wanted}, not {list(shape)}.")
+
+
+class WanVAE(StreamingVAE):
+    """The autoencoder of Wan 2.1, and of all of Wan 2.2 but its 5B model."""
+
+    def __init__(self, config: VAEConfig | None = None) -> None:
+        config = config or VAEConfig()
+        super().__init__(config, Encoder(config), Decoder(config))
 
 
 def gather(chunks: Iterator[Tensor], out: Tensor) -> Tensor:

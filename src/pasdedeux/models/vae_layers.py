@@ -166,17 +166,17 @@ class Downsample(Causal):
 
 
 class Upsample(Causal):
-    """Double height and width, halve the channels; with `temporal` also double all frames but the first."""
+    """Double height and width; with `temporal` also double all frames but the first."""
 
-    def __init__(self, dim: int, temporal: bool) -> None:
+    def __init__(self, dim_in: int, dim_out: int, temporal: bool) -> None:
         super().__init__()
         self.resample = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(dim, dim // 2, 3, padding=1)
+            nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(dim_in, dim_out, 3, padding=1)
         )
-        self.time_conv = CausalConv3d(dim, 2 * dim, (3, 1, 1)) if temporal else None
+        self.time_conv = CausalConv3d(dim_in, 2 * dim_in, (3, 1, 1)) if temporal else None
 
     def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """[B C T H W] -> [B C/2 T' 2H 2W], T' = T, or with `temporal` 1 for the first frame and then 2T."""
+        """[B C_in T H W] -> [B C_out T' 2H 2W], T' = T, or with `temporal` 1 for the first frame and then 2T."""
         if self.time_conv is not None:
             x = self._double_frames(self.time_conv, x, cache)
         return per_frame(self.resample, x)

@@ -17,7 +17,7 @@ from pasdedeux.apps.evaluating import DENSE, EvaluationOptions, write_evaluation
 from pasdedeux.apps.strip import Strip, check_strip_name
 from pasdedeux.apps.training import PairOptions, pair_config, run_training
 from pasdedeux.checkpoints.folder import Manifest, read_manifest
-from pasdedeux.engine import open_model
+from pasdedeux.engine import open_duet
 from pasdedeux.train.evaluate import Answer
 from pasdedeux.train.export import manifest_of
 from pasdedeux.train.pair import PairConfig, Paused, Work
@@ -53,7 +53,7 @@ def test_a_trained_folder_becomes_a_model_folder_and_holds_one_in_bfloat16(
     monkeypatch.setattr(training, "pair_config", lambda _: config)
     run_training(tmp_path, PairOptions(), lambda _: None)
     assert read_manifest(tmp_path) == read_manifest(tmp_path / "model") == manifest_of(config)
-    assert len(open_model(str(tmp_path / "model"), "cpu").experts) == 2
+    assert len(open_duet(str(tmp_path / "model"), "cpu").experts) == 2
     for name, kind in (("", torch.float32), ("model", torch.bfloat16)):
         assert load_file(tmp_path / name / "low.safetensors")["head.later.weight"].dtype == kind
 
@@ -87,7 +87,7 @@ def test_what_a_model_is_judged_beside(
     tmp_path: Path, make_tiny: Callable[[Path, int], Manifest], experts: int, names: list[str]
 ) -> None:
     make_tiny(tmp_path, experts)
-    model = open_model(str(tmp_path), "cpu")
+    model = open_duet(str(tmp_path), "cpu")
     assert list(arms(model.expert_set(), model.guest(DENSE))) == names
     first = next(tmp_path.glob("[eh]*.safetensors"))
     (tmp_path / "dense.safetensors").write_bytes(first.read_bytes())

@@ -62,7 +62,7 @@ def test_straight_to_a_file_is_the_same_clip(engine: Engine, tmp_path: Path, mon
     write = VideoWriter.write
     monkeypatch.setattr(VideoWriter, "write", lambda self, frame: (written.append(frame.copy()), write(self, frame)))
     engine.run(JOB).save(tmp_path / "kept.mp4")
-    engine.animate_to(tmp_path / "straight.mp4", JOB)
+    engine.write(tmp_path / "straight.mp4", JOB)
     assert np.array_equal(written[:13], written[13:])
     found = probe(tmp_path / "straight.mp4")
     assert (found.width, found.height, found.frames, found.fps) == (64, 64, 13, 12)
@@ -100,7 +100,7 @@ def test_replace_mode_plays_in_the_drivers_place(engine: Engine) -> None:
 def test_stop_ends_within_a_step_and_leaves_no_file(engine: Engine, tmp_path: Path) -> None:
     seen: list[Event] = []
     with pytest.raises(Stopped):
-        engine.animate_to(tmp_path / "out.mp4", JOB, seen.append, lambda: steps_in(seen) >= 6)
+        engine.write(tmp_path / "out.mp4", JOB, seen.append, lambda: steps_in(seen) >= 6)
     assert steps_in(seen) == 6
     assert list(tmp_path.iterdir()) == []
 
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_written_is_known_before_the_work(
     (tmp_path / "dir.mp4").mkdir()
     seen: list[Event] = []
     with pytest.raises(InputError, match=said):
-        engine.animate_to(tmp_path / name, JOB, seen.append)
+        engine.write(tmp_path / name, JOB, seen.append)
     assert seen == []
 
 
@@ -148,7 +148,7 @@ def test_a_closed_engine_runs_nothing(tiny: Path) -> None:
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no model"):
         Engine.open(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="not a model folder"):
+    with pytest.raises(ValueError, match="holds no weights"):
         Engine.open(tmp_path)
 
 

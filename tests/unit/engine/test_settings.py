@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from pasdedeux.checkpoints.folder import read_manifest
-from pasdedeux.engine import Job, settle
+from pasdedeux.engine import Job, defaults_of, settle
 
 
 def test_the_model_answers_what_the_job_leaves_open(tiny: Path) -> None:
-    settings = settle(Job(), read_manifest(tiny))
+    settings = settle(Job(), defaults_of(read_manifest(tiny)))
     assert (settings.steps, settings.size, settings.fps, settings.solver) == (4, (64, 64), 12.0, "euler")
     assert settings.handoff.bounds == (0.75,)
     assert settings.frames is None
@@ -17,7 +17,7 @@ def test_the_model_answers_what_the_job_leaves_open(tiny: Path) -> None:
 
 def test_the_job_goes_before_the_model(tiny: Path) -> None:
     job = Job(steps=7, size="96x72", fps=24, solver="unipc", handoff="snr:1", frames=5, seed=9)
-    settings = settle(job, read_manifest(tiny))
+    settings = settle(job, defaults_of(read_manifest(tiny)))
     assert (settings.steps, settings.size, settings.fps, settings.solver) == (7, (96, 72), 24, "unipc")
     assert settings.handoff.bounds == (0.5,)
     assert (settings.frames, settings.seed, len(settings.sigmas)) == (5, 9, 8)
@@ -28,13 +28,13 @@ def test_the_job_goes_before_the_model(tiny: Path) -> None:
     ("size", "nearest"), [("100x101", "96x104"), ("70x64", "72x64"), ("8x8", "64x64"), ("1x1000", "64x1000")]
 )
 def test_a_size_off_the_grid_is_refused_with_the_nearest(tiny: Path, size: str, nearest: str) -> None:
-    manifest = read_manifest(tiny)
+    defaults = defaults_of(read_manifest(tiny))
     with pytest.raises(ValueError, match=f"nearest that fits is {nearest}"):
-        settle(Job(size=size), manifest)
-    assert settle(Job(size=nearest), manifest).size == tuple(map(int, nearest.split("x")))
+        settle(Job(size=size), defaults)
+    assert settle(Job(size=nearest), defaults).size == tuple(map(int, nearest.split("x")))
 
 
 @pytest.mark.parametrize("handoff", ["0.8,0.4", "0.9,0.8,0.7"])
 def test_as_many_handoffs_as_the_model_takes(tiny: Path, handoff: str) -> None:
     with pytest.raises(ValueError, match="this model takes 1"):
-        settle(Job(handoff=handoff), read_manifest(tiny))
+        settle(Job(handoff=handoff), defaults_of(read_manifest(tiny)))

@@ -7,12 +7,12 @@ from PIL import Image
 from pasdedeux.animate.images import character_metadata, save_png
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.checkpoints.folder import read_manifest
-from pasdedeux.engine import Job, Settings, cast, settle
+from pasdedeux.engine import Job, Settings, cast, defaults_of, settle
 from pasdedeux.engine.sources import find_character, fit, padded, puppet_character
 
 
 def settings_of(tiny: Path, job: Job) -> Settings:
-    return settle(job, read_manifest(tiny))
+    return settle(job, defaults_of(read_manifest(tiny)))
 
 
 def test_a_puppet_has_the_jobs_size_and_length(tiny: Path) -> None:

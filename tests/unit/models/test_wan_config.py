@@ -1,13 +1,27 @@
 """Every row of the model table has the tensors of the released checkpoint: names, shapes and counts."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
-from pasdedeux.models.wan import WAN_MODELS, AnimateConfig, WanAnimateTransformer, WanConfig, WanTransformer
+from pasdedeux.models.wan import (
+    WAN_MODELS,
+    AnimateConfig,
+    ControlConfig,
+    VaceConfig,
+    WanAnimateTransformer,
+    WanConfig,
+    WanControlTransformer,
+    WanTransformer,
+    WanVaceTransformer,
+)
 
 STATE_DICTS = Path(__file__).parents[3] / "../shared/notes/state_dicts"
 
@@ -37,10 +51,34 @@ FINGERPRINTS = {
 }
 
 
+# The digests by which DiffSynth-Studio recognises released files: md5 of all names, and all names with shapes.
+PUBLISHED = {
+    "wan2.1-t2v-1.3b": "9269f8db9040a9d860eaca435be61814",
+    "wan2.1-t2v-14b": "aafcfd9672c3a2456dc46e1cb6e52c70",
+    "wan2.1-i2v-14b": "6bfcfb3b342cb286ce886889d519a77e",
+    "wan2.1-vace-1.3b": "a61453409b67cd3246cf0c3bebad47ba",
+    "wan2.1-vace-14b": "7a513e1f257a861512b1afd387a8ecd9",
+    "wan2.2-t2v-a14b": "aafcfd9672c3a2456dc46e1cb6e52c70",
+    "wan2.2-i2v-a14b": "5b013604280dd715f8457c6ed6d6a626",
+    "wan2.2-ti2v-5b": "1f5ab7703c6fc803fdded85ff040c316",
+    "wan2.2-animate-14b": "31fa352acb8a1b1d33cd8764273d80a2",
+    "wan2.2-vace-fun-a14b": "7a513e1f257a861512b1afd387a8ecd9",
+    "wan2.2-fun-a14b-control": "2267d489f0ceb9f21836532952852ee5",
+}
+
+
+def build(config: WanConfig) -> nn.Module:
+    if isinstance(config, AnimateConfig):
+        return WanAnimateTransformer(config)
+    if isinstance(config, VaceConfig):
+        return WanVaceTransformer(config)
+    return WanControlTransformer(config) if isinstance(config, ControlConfig) else WanTransformer(config)
+
+
+@functools.cache
 def shapes(name: str) -> dict[str, list[int]]:
-    config = WAN_MODELS[name]
     with torch.device("meta"):
-        model = WanAnimateTransformer(config) if isinstance(config, AnimateConfig) else WanTransformer(config)
+        model = build(WAN_MODELS[name])
     return {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
@@ -53,6 +91,17 @@ def fingerprint(table: dict[str, list[int]]) -> tuple[int, int, str]:
 @pytest.mark.parametrize("name", FINGERPRINTS)
 def test_tensors_are_those_of_the_released_checkpoint(name: str) -> None:
     assert fingerprint(shapes(name)) == FINGERPRINTS[name]
+
+
+def test_every_model_has_a_published_digest() -> None:
+    assert PUBLISHED.keys() == WAN_MODELS.keys()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_names_and_shapes_give_the_published_digest(name: str) -> None:
+    table = shapes(name)
+    lines = [f"{key}:{'_'.join(map(str, shape))}" for key, shape in table.items()]
+    assert hashlib.md5(",".join(sorted([*table, *lines])).encode()).hexdigest() == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", FINGERPRINTS)
@@ -69,12 +118,31 @@ def test_names_and_shapes_against_the_full_list(name: str) -> None:
         ("wan2.1-t2v-1.3b", 1_418_996_800),
         ("wan2.1-t2v-14b", 14_288_491_584),
         ("wan2.1-i2v-14b", 16_394_878_784),
+        ("wan2.1-vace-1.3b", 2_153_972_032),
+        ("wan2.1-vace-14b", 17_337_592_896),
+        ("wan2.2-vace-fun-a14b", 17_337_592_896),
+        ("wan2.2-fun-a14b-control", 14_289_561_664),
     ],
 )
-def test_sizes_of_wan21(name: str, values: int) -> None:
+def test_sizes_of_the_others(name: str, values: int) -> None:
     assert fingerprint(shapes(name))[1] == values
 
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="dim 50 must be 4 heads"):
         WanConfig(dim=50, heads=4)
+
+
+@given(layers=st.integers(1, 8), hints=st.lists(st.integers(-2, 9), max_size=6))
+def test_vace_layers_begin_with_0_ascend_and_exist(layers: int, hints: list[int]) -> None:
+    fit = hints[:1] == [0] and hints == sorted(set(hints)) and hints[-1] < layers
+    if fit:
+        assert VaceConfig(layers=layers, vace_layers=tuple(hints)).vace_layers == tuple(hints)
+        return
+    with pytest.raises(ValueError, match="must start with 0, ascend, and lie below"):
+        VaceConfig(layers=layers, vace_layers=tuple(hints))
+
+
+def test_vace_has_no_image_branch() -> None:
+    with pytest.raises(ValueError, match="VACE has no CLIP branch; image_dim is 1280"):
+        VaceConfig(image_dim=1280)

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from pasdedeux.animate.preprocess.placement import anchors
-from pasdedeux.engine import open_model
+from pasdedeux.engine import open_duet
 from pasdedeux.train.clips import HELD_OUT, ClipSpec, film, keypoints
 from pasdedeux.train.evaluate import Exam, Sampling, evaluate, exam, prepared
 from pasdedeux.train.study import arms
 
 
 def test_every_arm_answers_every_clip(tiny: Path) -> None:
-    model = open_model(str(tiny), "cpu")
+    model = open_duet(str(tiny), "cpu")
     drawn: list[int] = []
 
     def exams() -> Iterator[Exam]:

@@ -63,6 +63,43 @@ class AnimateConfig(WanConfig):
         return -(-self.layers // self.face_every)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaceConfig(WanConfig):
+    """Sizes of VACE: the text-to-video transformer with a second row of blocks that reads control latents.
+
+    `vace_dim` counts the control channels: 16 of what changes, 16 of what stays, and 64 of the mask, 8 x 8 pixels
+    to a latent. `vace_layers` are the blocks that receive a hint, one for each block of the second row; the default
+    is every fifth, as in VACE 14B. Raises ValueError unless they begin with 0, ascend, and exist, and where there is
+    an image branch, which VACE does not have.
+    """
+
+    vace_dim: int = 96
+    vace_layers: tuple[int, ...] = tuple(range(0, 40, 5))
+
+    def __post_init__(self) -> None:
+        WanConfig.__post_init__(self)  # super() does not survive the slots
+        layers = self.vace_layers
+        if not layers or layers[0] != 0 or layers[-1] >= self.layers or list(layers) != sorted(set(layers)):
+            raise ValueError(f"vace_layers {layers} must start with 0, ascend, and lie below {self.layers} layers")
+        if self.image_dim is not None:
+            raise ValueError(f"VACE has no CLIP branch; image_dim is {self.image_dim} and must be None")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlConfig(WanConfig):
+    """Sizes of Wan2.2-Fun-A14B-Control: the image-to-video transformer that also takes control latents.
+
+    `in_dim` is 52 in both experts: 16 of noise, 16 of control latents, 4 of mask, 16 of start-image latents, in this
+    order (the order is that of VideoX-Fun's pipeline; 52 and the absence of a CLIP branch are in the table by which
+    DiffSynth-Studio recognises the released file, whose digest these sizes reproduce). `ref_dim` is the number of
+    latent channels of the reference picture, which becomes an extra frame of tokens; None for a model without it.
+    Wan2.1-Fun-V1.1-Control is the same with in_dim 48 (no mask) and a CLIP branch.
+    """
+
+    in_dim: int = 52
+    ref_dim: int | None = 16
+
+
 WAN_MODELS: dict[str, WanConfig] = {
     "wan2.1-t2v-1.3b": WanConfig(dim=1536, ffn_dim=8960, heads=12, layers=30),
     "wan2.1-t2v-14b": WanConfig(),
@@ -71,4 +108,8 @@ WAN_MODELS: dict[str, WanConfig] = {
     "wan2.2-i2v-a14b": WanConfig(in_dim=36),
     "wan2.2-ti2v-5b": WanConfig(dim=3072, ffn_dim=14336, heads=24, layers=30, in_dim=48, out_dim=48),
     "wan2.2-animate-14b": AnimateConfig(),
+    "wan2.1-vace-1.3b": VaceConfig(dim=1536, ffn_dim=8960, heads=12, layers=30, vace_layers=tuple(range(0, 30, 2))),
+    "wan2.1-vace-14b": VaceConfig(),
+    "wan2.2-vace-fun-a14b": VaceConfig(),
+    "wan2.2-fun-a14b-control": ControlConfig(),
 }

@@ -1,4 +1,4 @@
-"""`pasdedeux animate`: a job into a video file, with progress, a clean stop, and a report if wanted."""
+"""`pasdedeux animate` and `generate`: a job into a video file, with progress, a clean stop, a report if wanted."""
 
 from pathlib import Path
 
@@ -10,16 +10,23 @@ from pasdedeux.animate.perform import Stopped
 from pasdedeux.apps.faults import STOPPED
 from pasdedeux.apps.interrupt import Interrupt
 from pasdedeux.apps.progress import ProgressLine
-from pasdedeux.engine import BUILTIN, Engine, Event, Job, Prepared, Preview, Report, check_video_name
+from pasdedeux.engine import Engine, Event, Job, Parts, Prepared, Preview, Report, check_video_name
 
 
-def animate_file(job: Job, output: Path, *, device: str | None = None, report: Path | None = None) -> None:
+def make_file(
+    job: Job,
+    output: Path,
+    *,
+    device: str | None = None,
+    report: Path | None = None,
+    parts: Parts | None = None,
+) -> None:
     """Make the clip and say what was made. ValueError for the user's faults, typer.Exit(130) when stopped."""
     check_video_name(output)
     if report is not None:
         check_report_name(report)
     try:
-        made, previews = perform_job(job, output, device, previews=report is not None)
+        made, previews = perform_job(job, output, device, parts, previews=report is not None)
     except (Stopped, KeyboardInterrupt) as error:
         typer.echo(f"Stopped; {output} was not written.", err=True)
         raise typer.Exit(STOPPED) from error
@@ -28,7 +35,9 @@ def animate_file(job: Job, output: Path, *, device: str | None = None, report: P
         write_report(made, previews, report)
 
 
-def perform_job(job: Job, output: Path, device: str | None, *, previews: bool) -> tuple[Report, tuple[Preview, ...]]:
+def perform_job(
+    job: Job, output: Path, device: str | None, parts: Parts | None, *, previews: bool
+) -> tuple[Report, tuple[Preview, ...]]:
     """Run the job with a progress line on stderr; Ctrl-C stops within one step."""
     with Interrupt() as stop, ProgressLine(Console(stderr=True)) as shown:
 
@@ -36,8 +45,8 @@ def perform_job(job: Job, output: Path, device: str | None, *, previews: bool) -
             stop.gentle = stop.gentle or isinstance(event, Prepared)
             shown.show(event)
 
-        with Engine.open(job.model or BUILTIN, device) as engine:
-            return engine.animate_to(output, job, on_event, stop, previews=previews)
+        with Engine.open(job.model, device, parts) as engine:
+            return engine.write(output, job, on_event, stop, previews=previews)
 
 
 def check_report_name(path: Path) -> None:

@@ -1,0 +1,187 @@
+"""What the Wan families that follow a performance are shown of it, as pictures of the output's size.
+
+Clips are drawn as they are asked for: at 720p a minute of any one of them is 5 GB.
+
+Axes: T frames, H W pixels, S side of a face crop; F latent frames, h w latents.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pasdedeux.animate.condition.wan import Bytes, to_video
+from pasdedeux.animate.images import letterbox
+from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
+from pasdedeux.animate.preprocess.draw import draw_skeleton
+from pasdedeux.animate.preprocess.face_crops import SIDE, face_crops
+
+MODES = ("animate", "replace")
+DILATION, DILATIONS = 7, 3  # pixels of the square, and how often: Wan-Animate's
+BLACK, WHITE = 0, 255
+
+
+class Clip(Protocol):
+    """Pictures by the number of their frame: an array [T, H, W, ...], or something that draws them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: list[int], /) -> Bytes:
+        """The pictures [n, H, W, ...] of n frames."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A clip of `count` pictures, each drawn when it is asked for."""
+
+    count: int
+    draw: Callable[[int], Bytes]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: list[int], /) -> Bytes:
+        return np.stack([self.draw(i) for i in index])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Drivers:
+    """A performance as a Wan family takes it, uint8.
+
+    pose [T, H, W, 3]: the skeleton; face [T, S, S, 3]: crops, black where there is none; reference [H, W, 3]: who is
+    to be seen. To replace somebody: background [T, H, W, 3], black where the person is, and mask [T, H, W], 255 there.
+    Raises ValueError where they do not agree.
+    """
+
+    pose: Clip
+    face: Clip
+    reference: Bytes
+    background: Clip | None = None
+    mask: Clip | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.background is None) != (self.mask is None):
+            raise ValueError("A background and a mask belong together, but one of them is missing; give both or none.")
+        for name in ("face", "background", "mask"):
+            clip: Clip | None = getattr(self, name)
+            if clip is not None and len(clip) != len(self.pose):
+                raise ValueError(f"There are {len(clip)} pictures of the {name}, but {len(self.pose)} of the pose.")
+
+    def __len__(self) -> int:
+        return len(self.pose)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the output."""
+        height, width = self.reference.shape[:2]
+        return width, height
+
+    def surroundings(self, index: list[int]) -> tuple[Bytes, Bytes] | None:
+        """Background and mask of these frames, or None where nobody is replaced."""
+        if self.background is None or self.mask is None:
+            return None
+        return self.background[index], self.mask[index]
+
+
+def draw_drivers(
+    character: CharacterImage,
+    performance: Performance,
+    points: Keypoints,
+    mode: str,
+    *,
+    face_side: int = SIDE,
+    margin: int = BLACK,
+) -> Drivers:
+    """Everything of a performance. `points` are its keypoints already fitted to the character, in the output's size.
+
+    margin: what surrounds the character's picture where its shape is another: Wan-Animate's black, or white. Raises
+    InputError where replace mode lacks the performer's pictures, ValueError for another mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f'There is no mode "{mode}"; there are {" and ".join(MODES)}.')
+    if len(points) != len(performance.keypoints):
+        raise ValueError(f"There are {len(points)} frames of points for a performance of {len(performance.keypoints)}.")
+    crops = face_crops(performance, face_side)
+    background, mask = _emptied(performance, points.size) if mode == "replace" else (None, None)
+    return Drivers(
+        pose=Drawn(len(points), lambda i: draw_skeleton(points.body[i], points.hands[i], points.size)),
+        face=crops,
+        reference=letterbox(character.image, points.size, margin)[0],
+        background=background,
+        mask=mask,
+        notes=face_notes(performance, crops.missing),
+    )
+
+
+def face_notes(performance: Performance, missing: int) -> tuple[str, ...]:
+    """What is to be said about faces that are not seen."""
+    if performance.frames is None:
+        return ("the driver's pictures are not known, so its expression is not taken over",)
+    if missing:
+        return (f"no face is seen in {missing} of the driver's {len(performance.keypoints)} frames",)
+    return ()
+
+
+def _emptied(performance: Performance, size: tuple[int, int]) -> tuple[Drawn, Drawn]:
+    """The driver's frames without the performer, and where the performer is."""
+    frames, mask = performance.frames, performance.mask
+    if frames is None or mask is None:
+        raise InputError("Replace mode needs the driver's pictures and mask, but only its keypoints are known.")
+    if performance.keypoints.size != size:
+        theirs, ours = ("x".join(map(str, s)) for s in (performance.keypoints.size, size))
+        raise InputError(f"Replace mode works in the driver's pictures of {theirs}, but the output is {ours}.")
+    outside = Drawn(len(frames), lambda i: np.where(widened(mask[i])[..., None] > 0, np.uint8(0), frames[i]))
+    return outside, Drawn(len(frames), lambda i: widened(mask[i]))
+
+
+def widened(mask: Bytes, grid: tuple[int, int] = (1, 1)) -> Bytes:
+    """A person's mask [H, W] with room around it: 255 where another figure may stand.
+
+    Grown by 9 pixels; then its bounding box is cut into (columns, rows) and every part that the mask touches is
+    filled. Wan-Animate fills the whole box, so that the outline of the performer does not show in the character's.
+    """
+    kernel = np.ones((DILATION, DILATION), np.uint8)
+    wide = cv2.dilate((mask > 127).astype(np.uint8) * 255, kernel, iterations=DILATIONS).astype(np.uint8)
+    if not wide.any():
+        return wide
+    across = _edges(np.flatnonzero(wide.any(axis=0)), grid[0])
+    down = _edges(np.flatnonzero(wide.any(axis=1)), grid[1])
+    for top, bottom in pairwise(down):
+        for left, right in pairwise(across):
+            part = wide[top:bottom, left:right]
+            if part.any():
+                part[:] = 255
+    return wide
+
+
+def _edges(places: NDArray[np.int64], parts: int) -> list[int]:
+    """From the first to past the last of ascending places, in so many parts."""
+    return np.linspace(places[0], places[-1] + 1, parts + 1).round().astype(int).tolist()
+
+
+def begun(video: Tensor, handed: Bytes | None) -> Tensor:
+    """video [1, 3, T, H, W] with the frames already made at its start."""
+    if handed is None:
+        return video
+    start = to_video(handed).to(video)
+    return torch.cat((start, video[:, :, start.shape[2] :]), dim=2)
+
+
+def mask_of(mask: Bytes) -> Tensor:
+    """uint8 [T, H, W] to float32 [1, 1, T, H, W], 1 where it is 255."""
+    return torch.from_numpy(mask)[None, None].float() / 255
+
+
+def by_latent_frame(mask: Tensor) -> Tensor:
+    """[1, 1, 1+4k, h, w] to [1, 4, 1+k, h, w]: four pictures to a latent frame, the first counted four times."""
+    mask = torch.cat((mask[:, :, :1].expand(-1, -1, 4, -1, -1), mask[:, :, 1:]), dim=2)
+    return rearrange(mask, "b 1 (F t) h w -> b t F h w", t=4)

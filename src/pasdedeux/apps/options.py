@@ -1,0 +1,39 @@
+"""The options that several commands share, as typer is told of them, and what they add up to."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
+Model = Annotated[str | None, typer.Option(help='"builtin", a folder of weights, or a checkpoint.')]
+Size = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels; default: the model's.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps per segment; default: the model's.")]
+Seed = Annotated[int, typer.Option(help="Of the noise.")]
+Fps = Annotated[float | None, typer.Option(help="Frames per second; default: the model's.")]
+Handoff = Annotated[str, typer.Option(help="Where the next expert takes over: auto, a sigma, or snr:VALUE.")]
+Solver = Annotated[str | None, typer.Option(help="euler, dpm++ or unipc; default: the model's.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")]
+Report = Annotated[Path | None, typer.Option(help="Write a report: this .json, and a .png beside it.")]
+
+WAN = "Wan models"
+Negative = Annotated[
+    str | None, typer.Option(help="What to steer away from; default: the model's.", rich_help_panel=WAN)
+]
+Guidance = Annotated[
+    str | None,
+    typer.Option(help='One scale, or one per expert, noisiest first: "4,3"; 1 is none.', rich_help_panel=WAN),
+]
+Shift = Annotated[float | None, typer.Option(help="Flow shift of the schedule.", rich_help_panel=WAN)]
+Lora = Annotated[
+    list[str] | None, typer.Option(metavar="[high:|low:]FILE[@WEIGHT]", help="May be repeated.", rich_help_panel=WAN)
+]
+Preset = Annotated[str | None, typer.Option(help="Settings of a distilled LoRA, by name.", rich_help_panel=WAN)]
+High = Annotated[Path | None, typer.Option(help="The high-noise expert, or the only one.", rich_help_panel=WAN)]
+Low = Annotated[Path | None, typer.Option(help="The low-noise expert.", rich_help_panel=WAN)]
+Vae = Annotated[Path | None, typer.Option(help="The video autoencoder.", rich_help_panel=WAN)]
+Text = Annotated[Path | None, typer.Option(help="The text encoder, umT5.", rich_help_panel=WAN)]
+Tokenizer = Annotated[Path | None, typer.Option(help="Its tokenizer.", rich_help_panel=WAN)]
+Clip = Annotated[Path | None, typer.Option(help="The image encoder, CLIP.", rich_help_panel=WAN)]
+Family = Annotated[str | None, typer.Option(help="Which model it is, where files do not tell.", rich_help_panel=WAN)]
+Dtype = Annotated[str, typer.Option(help="What the experts compute in.", rich_help_panel=WAN)]

@@ -1,0 +1,157 @@
+"""Prompt embeddings kept on disk, so that a prompt used before needs no text encoder of 11 GB.
+
+An entry is found by what decides its values: the cleaned text, the encoder's and the tokenizer's files, the type. The
+text itself is not stored. Every entry carries a digest of its bytes; one that does not match is made anew.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pasdedeux.models.text import PromptEmbedding, TextEncoder, clean_prompt
+
+FORMAT = "1"
+MOST = 256
+"""Entries kept; one is a few megabytes at most."""
+_HEAD = 2**20
+_VALUES = "values"
+
+
+def default_folder() -> Path:
+    """Where the entries lie unless told otherwise: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "pasdedeux" / "prompts"
+
+
+def identity(paths: Iterable[Path], dtype: torch.dtype) -> str:
+    """What tells encoders apart: of every file (a folder stands for its files, and so does an index of shards) name,
+    size, time of last change and the digest of its first megabyte, which holds a header's names and shapes; and the
+    type computed in."""
+    whole = [path.parent if path.name.endswith(".index.json") else path for path in paths]
+    files = [file for path in whole for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    said = [_fingerprint(file) for file in files if file.is_file()]
+    return hashlib.sha256(json.dumps([said, str(dtype)]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptCache:
+    """A folder that holds at most `most` embeddings, of whatever encoders."""
+
+    folder: Path = field(default_factory=default_folder)
+    most: int = MOST
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ValueError(f"A cache of prompts must have room for one at least, not {self.most}.")
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        encoder: Path,
+        load: Callable[[], TextEncoder],
+        *,
+        tokenizer: Path | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> list[PromptEmbedding]:
+        """One embedding per text, on the CPU. The encoder is loaded if some text is new, and let go.
+
+        encoder, tokenizer: the files that `load` reads; dtype: the type it computes in. A folder that cannot be
+        written is no error: the embeddings say so in their notes.
+        Raises ValueError if `load` gives an encoder of another type.
+        """
+        name = identity([encoder, *([tokenizer] if tokenizer else [])], dtype)
+        asked = {clean_prompt(text): text for text in texts}
+        paths = {text: self._path(name, text) for text in asked}
+        entries = {text: entry for text, path in paths.items() if (entry := _read(path)) is not None}
+        new = {paths[text]: asked[text] for text in asked if text not in entries}
+        made = self._make(new, load, dtype) if new else {}
+        return [entries.get(text) or made[paths[text]] for text in map(clean_prompt, texts)]
+
+    def _make(
+        self, texts: Mapping[Path, str], load: Callable[[], TextEncoder], dtype: torch.dtype
+    ) -> dict[Path, PromptEmbedding]:
+        encoder = load()
+        made = {path: _on_cpu(encoder.encode(text)) for path, text in texts.items()}
+        del encoder
+        gc.collect()  # modules may stand in circles, and the next stage needs the memory
+        strange = [entry.values.dtype for entry in made.values() if entry.values.dtype != dtype]
+        if strange:
+            raise ValueError(f"The text encoder computes in {strange[0]}, but its embeddings are kept as {dtype}.")
+        try:
+            for path, entry in made.items():
+                _write(path, entry)
+            self._prune()
+        except OSError as error:
+            remark = f"its embedding could not be kept in {self.folder} ({error.strerror or error})"
+            return {path: replace(entry, remark=remark) for path, entry in made.items()}
+        return made
+
+    def _path(self, encoder: str, text: str) -> Path:
+        key = hashlib.sha256(json.dumps([FORMAT, encoder, text]).encode()).hexdigest()
+        return self.folder / f"{key}.safetensors"
+
+    def _prune(self) -> None:
+        """Removes what was used longest ago, the leavings of an interrupted write among it."""
+        files = [path for path in self.folder.iterdir() if path.suffix in (".safetensors", ".part")]
+        for path in sorted(files, key=_last_used)[: max(len(files) - self.most, 0)]:
+            path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> PromptEmbedding | None:
+    """The entry, marked as used just now; None if there is none, or none that is whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            said, values = file.metadata() or {}, file.get_tensor(_VALUES).clone()
+        os.utime(path)
+    except (SafetensorError, OSError):
+        return None
+    whole = values.ndim == 3 and said.get("digest") == _digest(values) and said.get("dropped", "").isdecimal()
+    return PromptEmbedding(values=values, dropped=int(said["dropped"])) if whole else None
+
+
+def _on_cpu(entry: PromptEmbedding) -> PromptEmbedding:
+    return replace(entry, values=entry.values.cpu())
+
+
+def _write(path: Path, entry: PromptEmbedding) -> None:
+    """Under another name first: a reader never sees half an entry."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = entry.values.contiguous()
+    data = save({_VALUES: values}, {"digest": _digest(values), "dropped": str(entry.dropped)})
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _fingerprint(file: Path) -> tuple[str, int, int, str]:
+    state = file.stat()
+    with file.open("rb") as opened:
+        head = hashlib.sha256(opened.read(_HEAD)).hexdigest()
+    return file.name, state.st_size, state.st_mtime_ns, head
+
+
+def _last_used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another run was quicker
+        return 0.0
