@@ -25,9 +25,9 @@ from time import perf_counter, sleep
 import torch
 
 from pasdedeux.checkpoints.bundle import find_bundle
+from pasdedeux.checkpoints.formats.writers import write_safetensors
 from pasdedeux.checkpoints.load import load_weights, on_meta
 from pasdedeux.checkpoints.tensors import LazyTensor
-from pasdedeux.checkpoints.writers import write_safetensors
 from pasdedeux.models.wan import WAN_MODELS, WanConfig, WanTransformer
 
 RESULTS = Path(__file__).parent / "results"

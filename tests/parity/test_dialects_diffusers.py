@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pasdedeux.checkpoints.dialects import from_native, to_native, vae_from_native, vae_to_native
-from pasdedeux.checkpoints.files import open_weights
-from pasdedeux.checkpoints.identify import Hints, identify
+from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.names.dialects import from_native, to_native, vae_from_native, vae_to_native
+from pasdedeux.checkpoints.names.identify import Hints, identify
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.checkpoints.video import build_vae, identify_vae
 from pasdedeux.models.wan import AnimateConfig, VaceConfig, WanConfig, build_wan

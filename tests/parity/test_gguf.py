@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pasdedeux.checkpoints.files import open_weights
-from pasdedeux.checkpoints.gguf_blocks import BLOCKS
-from pasdedeux.checkpoints.quantized import WRITTEN, dequantize, requantize
+from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.packing.gguf_blocks import BLOCKS
+from pasdedeux.checkpoints.packing.quantized import WRITTEN, dequantize, requantize
 from pasdedeux.checkpoints.tensors import LazyTensor
 
 gguf: Any = pytest.importorskip("gguf")

@@ -21,7 +21,9 @@ app = typer.Typer(
 )
 character_app = typer.Typer(help="Characters.", no_args_is_help=True)
 train_app = typer.Typer(help="Training.", no_args_is_help=True)
+models_app = typer.Typer(help="Known models, and how to get one.", invoke_without_command=True)
 app.add_typer(character_app, name="character")
+app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 
 
@@ -176,13 +178,84 @@ def character_new(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help='"builtin", or a model folder.')] = "builtin",
+    model: Annotated[str, typer.Argument(help='"builtin", a folder, or a file of weights or of a LoRA.')] = "builtin",
 ) -> None:
-    """Say what a model is: its experts and their noise bands, sizes and defaults."""
+    """Say what a model or a file is: experts, layout, types, sizes, and what a job would still need."""
     with user_faults():
         from pasdedeux.apps.inspecting import show_model
 
         show_model(model)
+
+
+@app.command()
+def convert(
+    model: Annotated[Path | None, typer.Argument(help="A Wan model's folder or file.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file, or a folder.")] = Path("converted"),
+    high: o.High = None,
+    low: o.Low = None,
+    expert: Annotated[str | None, typer.Option(help="high or low: only that one.")] = None,
+    layout: Annotated[str, typer.Option(help="native, comfyui or diffusers.")] = "native",
+    container: Annotated[
+        str | None, typer.Option(help="safetensors, sharded or gguf; default: by the output's name.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="keep, bfloat16, float16, float32, fp8, fp8_scaled; GGUF: F16, BF16, Q8_0, Q5_0, Q4_0.")
+    ] = "keep",
+    shard_gb: Annotated[float, typer.Option(help="Most gigabytes of a shard.")] = 5.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write a Wan model's experts in another layout or type, a tensor at a time."""
+    with user_faults():
+        from pasdedeux.apps.converting import ConvertOptions, convert_model
+
+        options = ConvertOptions(
+            model=model,
+            high=high,
+            low=low,
+            expert=expert,
+            layout=layout,
+            container=container,
+            dtype=dtype,
+            shard_gb=shard_gb,
+            overwrite=overwrite,
+        )
+        convert_model(output, options)
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List the known models."""
+    if context.invoked_subcommand is None:
+        with user_faults():
+            from pasdedeux.apps.modeling import show_models
+
+            show_models()
+
+
+@models_app.command("show")
+def models_show(name: Annotated[str, typer.Argument(help="As in the list.")]) -> None:
+    """List the parts of one."""
+    with user_faults():
+        from pasdedeux.apps.modeling import show_models
+
+        show_models(name)
+
+
+@models_app.command("get")
+def models_get(
+    name: Annotated[str, typer.Argument(help="As in the list.")],
+    expert: Annotated[str | None, typer.Option(help="high or low: only that one.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
+    quant: Annotated[str | None, typer.Option(help="The GGUF type, for instance Q4_K_M.")] = None,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Where to; default: models/NAME.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files.")] = False,
+) -> None:
+    """Fetch the files of one that a job needs; a fetch that was cut off goes on."""
+    with user_faults():
+        from pasdedeux.apps.modeling import GetOptions, get_model
+
+        options = GetOptions(expert=expert, parts=tuple(part or ()), quant=quant, folder=folder, dry_run=dry_run)
+        get_model(name, options)
 
 
 @train_app.command("pair")

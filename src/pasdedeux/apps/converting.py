@@ -15,8 +15,8 @@ from pasdedeux.apps.faults import STOPPED
 from pasdedeux.checkpoints.bundle import Bundle, ExpertWeights, find_bundle, make_bundle
 from pasdedeux.checkpoints.convert import Progress as Written
 from pasdedeux.checkpoints.convert import Target, convert, convert_pair
+from pasdedeux.checkpoints.formats.writers import SHARD_BYTES
 from pasdedeux.checkpoints.repositories import in_words
-from pasdedeux.checkpoints.writers import SHARD_BYTES
 
 GGUF, SAFETENSORS = ".gguf", ".safetensors"
 

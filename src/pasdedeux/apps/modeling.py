@@ -14,6 +14,8 @@ from rich.table import Table
 
 from pasdedeux.apps.faults import STOPPED
 from pasdedeux.checkpoints.repositories import (
+    APACHE,
+    APACHE_BASE,
     QUANT,
     REPOSITORIES,
     ROLES,
@@ -51,6 +53,7 @@ def show_models(wanted: str | None = None, console: Console | None = None) -> No
     console = console or Console()
     if wanted is None:
         console.print(models_table(REPOSITORIES))
+        _say("~ is a computed size; * is the licence of the original, the page states none of its own.", console)
         _say("pasdedeux models show NAME lists the parts of one, pasdedeux models get NAME fetches them.", console)
         return
     repo = repository(wanted)
@@ -85,13 +88,15 @@ def get_model(name: str, options: GetOptions, console: Console | None = None) ->
 
 
 def models_table(repositories: Sequence[Repository]) -> Table:
-    """One row per repository."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("name", no_wrap=True, overflow="fold")
-    for title in ("form", "experts", "size", "licence"):
-        table.add_column(title)
+    """One row per repository; its page and its parts are for `parts_table`."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("name", "size", "licence"):
+        table.add_column(title, no_wrap=True, overflow="fold")
+    table.add_column("form")
     for repo in repositories:
-        table.add_row(repo.name, repo.form, "2" if repo.pair else "1", repo.size, repo.licence)
+        licence = f"{APACHE} *" if repo.licence == APACHE_BASE else repo.licence
+        form = f"{repo.form}, pair" if repo.pair else repo.form
+        table.add_row(repo.name, repo.size.replace("about ", "~"), licence, form)
     return table
 
 

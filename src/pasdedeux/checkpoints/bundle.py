@@ -9,12 +9,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pasdedeux.checkpoints.dialects import to_native
 from pasdedeux.checkpoints.families import FAMILIES, Family
-from pasdedeux.checkpoints.files import open_weights
-from pasdedeux.checkpoints.identify import Hints, hints_of, identify, kind, recognise
-from pasdedeux.checkpoints.layouts import Place, Places, find_places, fitting_parts, json_object
-from pasdedeux.checkpoints.swaps import check_order, evidence
+from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.names.dialects import to_native
+from pasdedeux.checkpoints.names.identify import Hints, hints_of, identify, kind, recognise
+from pasdedeux.checkpoints.names.layouts import Place, Places, find_places, fitting_parts, json_object
+from pasdedeux.checkpoints.names.swaps import check_order, evidence
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.models.wan.config import WanConfig
 

@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pasdedeux.checkpoints.configs import diffusers_config, model_index, native_config
-from pasdedeux.checkpoints.dialects import DIALECTS, from_native, to_native
-from pasdedeux.checkpoints.identify import Hints, hints_of, identify
-from pasdedeux.checkpoints.layouts import json_object
-from pasdedeux.checkpoints.recast import (
+from pasdedeux.checkpoints.formats.writers import (
+    SHARD_BYTES,
+    check_free,
+    staged,
+    write_gguf,
+    write_safetensors,
+    write_sharded,
+)
+from pasdedeux.checkpoints.names.dialects import DIALECTS, from_native, to_native
+from pasdedeux.checkpoints.names.identify import Hints, hints_of, identify
+from pasdedeux.checkpoints.names.layouts import json_object
+from pasdedeux.checkpoints.packing.recast import (
     EIGHT_BIT,
     FLOATS,
     FP8,
@@ -28,14 +36,6 @@ from pasdedeux.checkpoints.recast import (
 )
 from pasdedeux.checkpoints.repositories import in_words
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
-from pasdedeux.checkpoints.writers import (
-    SHARD_BYTES,
-    check_free,
-    staged,
-    write_gguf,
-    write_safetensors,
-    write_sharded,
-)
 from pasdedeux.models.wan.config import WanConfig
 
 CONTAINERS = ("safetensors", "sharded", "gguf")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pasdedeux.checkpoints.bundle import Bundle, ExpertWeights, find_bundle
-from pasdedeux.checkpoints.dialects import vae_names, vae_to_native, without_prefix
 from pasdedeux.checkpoints.families import FAMILIES, Family
-from pasdedeux.checkpoints.files import open_weights
-from pasdedeux.checkpoints.keymaps import vae_version
-from pasdedeux.checkpoints.layouts import TEXT, kind_of
-from pasdedeux.checkpoints.lora_report import lora_facts
+from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.lora.report import lora_facts
+from pasdedeux.checkpoints.names.dialects import vae_names, vae_to_native, without_prefix
+from pasdedeux.checkpoints.names.keymaps import vae_version
+from pasdedeux.checkpoints.names.layouts import TEXT, kind_of
+from pasdedeux.checkpoints.names.swaps import evidence
 from pasdedeux.checkpoints.repositories import Expert, Part, Repository, Role, sources
-from pasdedeux.checkpoints.swaps import evidence
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
 SHOWN, PLACES = 3, 2

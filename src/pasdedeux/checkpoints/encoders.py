@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from pasdedeux.checkpoints.encoder_keymaps import PROJECTION, image_to_ours, text_to_ours
-from pasdedeux.checkpoints.files import INDEX, open_weights
+from pasdedeux.checkpoints.formats.files import INDEX, open_weights
 from pasdedeux.checkpoints.load import load_weights
-from pasdedeux.checkpoints.quantized import dequantize, join_scales
+from pasdedeux.checkpoints.names.encoder_keymaps import PROJECTION, image_to_ours, text_to_ours
+from pasdedeux.checkpoints.packing.quantized import dequantize, join_scales
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 from pasdedeux.checkpoints.tokenizer import FILES, Encode, beside, from_gguf, from_sentencepiece, read_tokenizer
 from pasdedeux.models.image import ImageConfig, ImageEncoder, build_image_tower

@@ -13,9 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pasdedeux.checkpoints.packed import PackedLinear
-from pasdedeux.checkpoints.quantized import dequantize
-from pasdedeux.checkpoints.safetensors_files import open_safetensors
+from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
+from pasdedeux.checkpoints.packing.linear import PackedLinear
+from pasdedeux.checkpoints.packing.quantized import dequantize
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
 Module = TypeVar("Module", bound=nn.Module)

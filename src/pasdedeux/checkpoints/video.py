@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from pasdedeux.checkpoints.dialects import vae_to_native
-from pasdedeux.checkpoints.files import open_weights
+from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.load import load_weights
+from pasdedeux.checkpoints.names.dialects import vae_to_native
 from pasdedeux.models.vae import StreamingVAE, VAEConfig, WanVAE
 from pasdedeux.models.vae22 import VAE22Config, WanVAE22
 

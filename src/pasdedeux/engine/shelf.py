@@ -15,7 +15,7 @@ from pasdedeux.animate.condition.wan import WanDenoiser
 from pasdedeux.checkpoints.bundle import Bundle
 from pasdedeux.checkpoints.load import load_weights
 from pasdedeux.checkpoints.lora import fit_loras, parse_lora
-from pasdedeux.checkpoints.lora_merge import Merged, merge
+from pasdedeux.checkpoints.lora.merge import Merged, merge
 from pasdedeux.models.wan import build_wan
 
 Say = Callable[[str], None]

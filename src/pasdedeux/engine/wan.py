@@ -16,10 +16,10 @@ from pasdedeux.animate.condition.wan import Prompts
 from pasdedeux.animate.perform import Bytes
 from pasdedeux.animate.segments import length_for
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle, make_bundle
-from pasdedeux.checkpoints.distill import Preset, find_preset, recognise
 from pasdedeux.checkpoints.encoders import load_image_encoder, load_text_encoder
 from pasdedeux.checkpoints.families import Family
 from pasdedeux.checkpoints.lora import parse_lora
+from pasdedeux.checkpoints.lora.distill import Preset, find_preset, recognise
 from pasdedeux.checkpoints.video import load_vae
 from pasdedeux.denoise import Expert, ExpertSet
 from pasdedeux.engine.duet import watching

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle, make_bundle, open_expert
-from pasdedeux.checkpoints.dialects import from_native
 from pasdedeux.checkpoints.families import FAMILIES
+from pasdedeux.checkpoints.names.dialects import from_native
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.models.wan import AnimateConfig, ControlConfig, VaceConfig, WanConfig, build_wan
 

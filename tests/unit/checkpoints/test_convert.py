@@ -13,13 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pasdedeux.checkpoints import writers
 from pasdedeux.checkpoints.convert import Progress, Target, check_room, convert, convert_pair
-from pasdedeux.checkpoints.files import open_weights
-from pasdedeux.checkpoints.quantized import dequantize
-from pasdedeux.checkpoints.recast import in_blocks, in_full, linear, recast
+from pasdedeux.checkpoints.formats import writers
+from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.formats.writers import write_safetensors
+from pasdedeux.checkpoints.packing.quantized import dequantize
+from pasdedeux.checkpoints.packing.recast import in_blocks, in_full, linear, recast
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
-from pasdedeux.checkpoints.writers import write_safetensors
 from pasdedeux.models.wan import AnimateConfig, VaceConfig, WanConfig, build_wan
 
 TINY: dict[str, Any] = {"dim": 128, "ffn_dim": 160, "heads": 1, "layers": 2, "text_dim": 64, "freq_dim": 32}
@@ -57,7 +57,7 @@ def stored(folder: Path, tensors: Mapping[str, Tensor], name: str = "in.safetens
 
 
 def native_values(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    from pasdedeux.checkpoints.dialects import to_native
+    from pasdedeux.checkpoints.names.dialects import to_native
 
     return {name: dequantize(tensor, dtype) for name, tensor in to_native(open_weights(path))[0].items()}
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from pasdedeux.checkpoints.convert import Target, convert
 from pasdedeux.checkpoints.describe import describe_path, packing, stored
 from pasdedeux.checkpoints.families import FAMILIES
-from pasdedeux.checkpoints.files import open_weights
-from pasdedeux.checkpoints.identify import shapes_of
-from pasdedeux.checkpoints.lora_report import lora_facts
+from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.lora.report import lora_facts
+from pasdedeux.checkpoints.names.identify import shapes_of
 from pasdedeux.models.vae import VAEConfig, WanVAE
 from pasdedeux.models.wan import WanConfig, build_wan
 

@@ -13,9 +13,9 @@ pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from pasdedeux.checkpoints.encoder_keymaps import image_from_ours, image_to_ours, text_from_ours, text_to_ours
 from pasdedeux.checkpoints.encoders import load_image_encoder, load_text_encoder
-from pasdedeux.checkpoints.files import open_weights
+from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.names.encoder_keymaps import image_from_ours, image_to_ours, text_from_ours, text_to_ours
 
 PIECES = ["<pad>", "</s>", "<s>", "<unk>", "▁", "▁a", "b", "c", "▁cat", "d", "e"]
 Tensors = dict[str, Tensor]

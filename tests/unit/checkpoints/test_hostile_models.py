@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pasdedeux.checkpoints.bundle import open_expert
-from pasdedeux.checkpoints.dialects import from_native
 from pasdedeux.checkpoints.load import load_weights
+from pasdedeux.checkpoints.names.dialects import from_native
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.models.wan import WanConfig, build_wan
 

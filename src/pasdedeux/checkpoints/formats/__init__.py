@@ -1,0 +1,1 @@
+"""Files to lazy tensors and back: safetensors, shards, GGUF, torch's zip files."""
