@@ -14,7 +14,7 @@ from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.names.dialects import to_native
 from pasdedeux.checkpoints.names.identify import Hints, hints_of, identify, kind, recognise
 from pasdedeux.checkpoints.names.layouts import Place, Places, find_places, fitting_parts, json_object
-from pasdedeux.checkpoints.names.swaps import check_order, evidence
+from pasdedeux.checkpoints.names.swaps import check_order, evidence, verify_order
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.models.wan.config import WanConfig
 
@@ -123,7 +123,10 @@ def _bundle(places: Places, family: str | None) -> Bundle:
     first = experts[0]
     if len(experts) > 1:
         _check_alike(*experts)
-        check_order(experts[0].weights, experts[1].weights)
+        high, low = experts[0].weights, experts[1].weights
+        check_order(high, low)
+        if evidence(high) is None or evidence(low) is None:
+            verify_order(high, low)
     names = (*first.path.absolute().parts[-COMPONENTS:], *places.names)
     if family is None:
         try:

@@ -1,8 +1,10 @@
 """Models found in every layout they come in, and what is said where something is missing, doubled or mixed."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pasdedeux.checkpoints import bundle as bundle_module
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle, make_bundle, open_expert
 from pasdedeux.checkpoints.families import FAMILIES
 from pasdedeux.checkpoints.names.dialects import from_native
+from pasdedeux.checkpoints.names.swaps import KnownFile, verify_order
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.models.wan import AnimateConfig, ControlConfig, VaceConfig, WanConfig, build_wan
 
@@ -319,3 +323,18 @@ def test_a_kind_that_is_no_family_is_refused_by_name(tmp_path: Path, states: Cal
     path = store(tmp_path / "fun.safetensors", states(WanConfig(**SIZES, in_dim=48)))
     with pytest.raises(ValueError, match=r"fun.safetensors cannot be used.*a model of 48 input channels"):
         find_bundle(path)
+
+
+def test_files_whose_names_tell_nothing_are_told_by_hash(
+    tmp_path: Path, states: Callable[[WanConfig], State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (store(tmp_path / name, states(TEXT)) for name in ("one.safetensors", "other.safetensors"))
+    state = states(TEXT)
+    state["head.head.bias"] = state["head.head.bias"] + 1
+    store(tmp_path / "other.safetensors", state)
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()
+    known = KnownFile(sha256=digest, nbytes=other.stat().st_size, family="wan2.2-t2v-a14b", expert="low")
+    monkeypatch.setattr(bundle_module, "verify_order", partial(verify_order, known=[known]))
+    assert [expert.path for expert in make_bundle(high=one, low=other).experts] == [one, other]
+    with pytest.raises(ValueError, match=r"wrong way round: .* by its hash"):
+        make_bundle(high=other, low=one)

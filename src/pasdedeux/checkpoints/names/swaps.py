@@ -34,8 +34,33 @@ class KnownFile:
     expert: Expert
 
 
-# Rows are added when a page states a file's hash; a hash is computed only for a file of a size that stands here.
-KNOWN_FILES: tuple[KnownFile, ...] = ()
+# QuantStack's Q4_K_M files, as public catalogues state them. A hash is computed only for a file of a size in the table.
+KNOWN_FILES: tuple[KnownFile, ...] = (
+    KnownFile(
+        sha256="e0c490c6e316fd91ff52034e4ca66b825717e33ff11624585c0ccfcb5d410c59",
+        nbytes=9_650_090_496,
+        family="wan2.2-t2v-a14b",
+        expert="high",
+    ),
+    KnownFile(
+        sha256="091a5bae02e14aa016bc9b10a7892efda4c629346b81c5dcebbe30ea2ac8923a",
+        nbytes=9_650_090_496,
+        family="wan2.2-t2v-a14b",
+        expert="low",
+    ),
+    KnownFile(
+        sha256="836250abfaa3411694e2c9cf3a0cc18265329d5156d81aa116d5366b0f8f02e7",
+        nbytes=9_651_728_896,
+        family="wan2.2-i2v-a14b",
+        expert="high",
+    ),
+    KnownFile(
+        sha256="e2f98d834af009d035c6b0918268f2eba0aa8a63025ce942277e2384d40b0866",
+        nbytes=9_651_728_896,
+        family="wan2.2-i2v-a14b",
+        expert="low",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
