@@ -1,4 +1,4 @@
-"""`pasdedeux inspect`: what a model, a LoRA or another file of weights is, as a table and a few lines.
+"""`pasdedeux inspect`: what a model, a LoRA or another file of weights is, in a few lines.
 
 The built-in model and folders like it are described by the engine, everything else by what its headers say.
 """
@@ -27,40 +27,34 @@ def show_model(name: str, console: Console | None = None) -> None:
 
 
 def show_described(described: Described, console: Console) -> None:
-    """A line of what it is, facts, a table of parts, doubts, and what a job would still need."""
+    """A line of what it is, its parts, facts, doubts, and what a job would still need, names whole."""
     _line(f"{described.path} is {described.what}", console)
-    console.print(parts_table(described.parts, described.path))
+    width = max((len(part.role) for part in described.parts), default=0)
+    for part in described.parts:
+        _line(f"  {part.role:<{width}}  {_within(part.path, described.path)}", console)
+        _line(f"  {'':<{width}}  {_sizes(part)}", console)
     _lines(dict(described.facts), console)
     for note in described.notes:
-        _line(f" note: {note}", console)
-    if described.needs:
-        console.print()
-        console.print(needs_table(described.needs))
+        _line(f"  note: {note}", console)
+    for need in described.needs:
+        _line(f"Not here: {need.part}, for {need.purpose}. To get it:", console)
+        for line in _places(need) or ["no known repository has it"]:
+            _line(f"  {line}", console)
 
 
-def parts_table(parts: tuple[PartFacts, ...], base: Path) -> Table:
-    """One row per part: where it lies, its layout and types, its parameters and bytes."""
-    table = Table("part", box=SIMPLE_HEAD)
-    table.add_column("file", overflow="fold")
-    for title in ("layout", "stored as", "parameters", "size"):
-        table.add_column(title)
-    for part in parts:
-        count = "" if part.parameters is None else _count(part.parameters)
-        packed = f"{part.packing}: {part.stored}" if part.packing else part.stored
-        table.add_row(part.role, _within(part.path, base), part.layout, packed, count, in_words(part.nbytes))
-    return table
+def _sizes(part: PartFacts) -> str:
+    """ "14.29 B parameters, 28.6 GB, bfloat16; safetensors, native names"."""
+    count = "" if part.parameters is None else f"{_count(part.parameters)} parameters"
+    packed = f"{part.packing}: {part.stored}" if part.packing else part.stored
+    sizes = ", ".join(word for word in (count, in_words(part.nbytes), packed) if word)
+    return f"{sizes}; {part.layout}" if part.layout else sizes
 
 
-def needs_table(needs: tuple[Need, ...]) -> Table:
-    """One row per place where a part that is not here can be had: what for, and the command that gets it."""
-    table = Table("not here", "for", box=SIMPLE_HEAD)
-    table.add_column("pasdedeux models get", no_wrap=True, overflow="fold")
-    table.add_column("size", no_wrap=True)
-    for need in needs:
-        rows = [(f"{repo.name} {_choice(part.role, part.expert)}", part.size) for repo, part in need.places]
-        for k, (command, size) in enumerate(rows or [("(no known repository)", "")]):
-            table.add_row(*((need.part, need.purpose) if k == 0 else ("", "")), command, size)
-    return table
+def _places(need: Need) -> list[str]:
+    """The commands that get a part, best first, each with its size."""
+    commands = [(f"pasdedeux models get {r.name} {_choice(p.role, p.expert)}", p.size) for r, p in need.places]
+    width = max((len(command) for command, _ in commands), default=0)
+    return [f"{command:<{width}}  {size}" for command, size in commands]
 
 
 def experts_table(described: Description) -> Table:
@@ -111,7 +105,7 @@ def _within(path: Path, base: Path) -> str:
 def _lines(lines: dict[str, str], console: Console) -> None:
     width = max(map(len, lines), default=0)
     for title, text in lines.items():
-        _line(f" {title:<{width}}  {text}", console)
+        _line(f"  {title:<{width}}  {text}", console)
 
 
 def _line(text: str, console: Console) -> None:
