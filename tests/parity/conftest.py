@@ -1,22 +1,27 @@
 """Tiny random Wan models twice over, ours and diffusers' with the same weights, and diffusers' walk made exact.
 
-Test files under `importlib` cannot import one another, so what they share is a fixture: `tiny`, a `Tiny`.
+Test files under `importlib` cannot import one another, so what they share is a fixture: `tiny`, a `Tiny`. Its table of
+names is not made from the library's, which it also checks.
 """
 
+import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pasdedeux.models.vae import VAEConfig, WanVAE
 from pasdedeux.models.vae22 import VAE22Config, WanVAE22
-from pasdedeux.models.wan import AnimateConfig, VaceConfig, WanConfig, WanTransformer
+from pasdedeux.models.wan import AnimateConfig, ControlConfig, VaceConfig, WanConfig, build_wan
 
+LOG = logging.getLogger(__name__)  # pytest --log-cli-level=INFO shows how close they are
+TOLERANCE = 1e-4
 VAE = VAEConfig(
     dim=4,
     latent_channels=4,
@@ -35,6 +40,14 @@ VAE22 = VAE22Config(
     latent_std=VAE.latent_std,
 )
 SIZES: dict[str, Any] = {"dim": 24, "ffn_dim": 32, "heads": 2, "layers": 2, "text_dim": 16, "freq_dim": 32}
+FACES: dict[str, Any] = {
+    "motion_channels": (4, 6, 8),
+    "motion_style": 10,
+    "motion_dim": 5,
+    "face_dim": 8,
+    "face_heads": 2,
+    "face_every": 2,
+}
 TEXT_TOKENS = 512
 """As diffusers fixes it in its cross-attention."""
 
@@ -53,7 +66,7 @@ TRANSFORMER_NAMES: tuple[Rename, ...] = (
     (r"^head\.head", "proj_out"),
     (r"modulation$", "scale_shift_table"),
     (r"^head\.scale_shift_table", "scale_shift_table"),
-    (r"\.norm3\.", ".norm2."),
+    (r"\.norm3\.", ".norm2."),  # natively norm3 stands before the cross-attention, where diffusers has norm2
     (r"\.self_attn\.", ".attn1."),
     (r"\.cross_attn\.", ".attn2."),
     (r"(attn[12])\.(q|k|v)\.", r"\1.to_\2."),
@@ -114,7 +127,7 @@ def renamed(name: str, rules: Sequence[Rename]) -> str:
     return name
 
 
-def their_transformer_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def their_transformer_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renamed; keys and values of Animate's face blocks apart, its blur kernels left out."""
     result = {}
     for native, value in state.items():
@@ -132,6 +145,13 @@ def their_vae_name(name: str, res_blocks: int) -> str:
         return f".up_blocks.{block}." + (f"resnets.{place}." if place <= res_blocks else "upsamplers.0.")
 
     return re.sub(r"\.upsamples\.(\d+)\.", level, renamed(name, VAE_NAMES))
+
+
+def spread(name: str, weight: Tensor) -> float:
+    """How far random weights may scatter for a layer to pass on about what it is given."""
+    if name.startswith("motion_encoder"):
+        return 1.0  # scaled by their number of inputs as it runs; smaller, nothing of the face would arrive
+    return max(weight[0].numel(), 4) ** -0.5 if weight.ndim > 1 else 1 / 3
 
 
 def common_sizes(config: WanConfig) -> dict[str, Any]:
@@ -167,9 +187,20 @@ def animate_sizes(config: AnimateConfig) -> dict[str, Any]:
     }
 
 
-def residual_sizes(config: VAE22Config) -> dict[str, Any]:
-    """What the autoencoder of Wan 2.2 has besides."""
-    return {
+def vae_sizes(config: VAEConfig) -> dict[str, Any]:
+    """What an autoencoder of diffusers is built from; that of Wan 2.2 from more."""
+    sizes = {
+        "base_dim": config.dim,
+        "z_dim": config.latent_channels,
+        "dim_mult": list(config.multipliers),
+        "num_res_blocks": config.res_blocks,
+        "temperal_downsample": list(config.temporal),
+        "latents_mean": list(config.latent_mean),
+        "latents_std": list(config.latent_std),
+    }
+    if not isinstance(config, VAE22Config):
+        return sizes
+    return sizes | {
         "decoder_base_dim": config.decoder_dim,
         "is_residual": True,
         "in_channels": 3 * config.patch**2,
@@ -177,6 +208,52 @@ def residual_sizes(config: VAE22Config) -> dict[str, Any]:
         "patch_size": config.patch,
         "scale_factor_spatial": config.stride[1],
     }
+
+
+def latent_statistics(vae: Any) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    return mean, std
+
+
+class WithReference(nn.Module):
+    """The patch embedding of the frames behind the first, which is made of the reference, where there is one."""
+
+    def __init__(self, video: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.video, self.weights = video, weights
+        self.reference: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reference is None:
+            return self.video(x)
+        first = F.conv2d(self.reference, self.weights["ref_conv.weight"], self.weights["ref_conv.bias"], stride=2)
+        return torch.cat((first[:, :, None], self.video(x[:, :, 1:])), dim=2)
+
+
+class ControlDouble(nn.Module):
+    """Fun-Control by diffusers' transformer, which knows no reference picture.
+
+    By the formulas all that a reference is is one latent frame more, before the video's: with a patch embedding of its
+    own, the timestep of the last token, and no place in the result.
+    """
+
+    def __init__(self, transformer: Any, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.transformer = transformer
+        transformer.patch_embedding = self.patches = WithReference(transformer.patch_embedding, weights)
+
+    def forward(
+        self, x: Tensor, t: Tensor, text: Tensor, reference: Tensor | None = None, image: Tensor | None = None
+    ) -> Tensor:
+        """x [B, C, F, H, W], t [B] or [B, L], text of 512 tokens, reference [B, c, H, W]."""
+        self.patches.reference = reference
+        extra = 0 if reference is None else 1
+        x = torch.cat((torch.zeros_like(x[:, :, :extra]), x), dim=2)
+        if t.ndim > 1:
+            tokens = extra * (x.shape[3] // 2) * (x.shape[4] // 2)
+            t = torch.cat((t[:, -1:].expand(-1, tokens), t), dim=1)
+        velocity = self.transformer(x, t, text, encoder_hidden_states_image=image, return_dict=False)[0]
+        return velocity[:, :, extra:]
 
 
 @dataclass(frozen=True)
@@ -198,9 +275,7 @@ class Tiny:
         """Every weight random, so that no zero or one of the initialisation hides a mistake."""
         generator = torch.Generator().manual_seed(seed)
         for name, weight in model.named_parameters():
-            # The motion encoder's are scaled by their number of inputs as it runs.
-            spread = max(weight[0].numel(), 4) ** -0.5 if weight.ndim > 1 and "motion" not in name else 1 / 3
-            weight.data = torch.randn(weight.shape, generator=generator) * spread
+            weight.data = torch.randn(weight.shape, generator=generator) * spread(name, weight)
         return model.eval().requires_grad_(False)
 
     def config(self, channels: int = 0, **more: Any) -> WanConfig:
@@ -208,45 +283,80 @@ class Tiny:
         z = VAE.latent_channels
         return WanConfig(**{**SIZES, "in_dim": z + channels, "out_dim": z, **more})
 
-    def vaes(self, config: VAEConfig | VAE22Config = VAE, seed: int = 7) -> tuple[WanVAE | WanVAE22, Any]:
+    def animate(self, **sizes: Any) -> AnimateConfig:
+        """Animate of these sizes, with tiny faces."""
+        return AnimateConfig(**{**FACES, **sizes})
+
+    def vaes(self, config: VAEConfig = VAE, seed: int = 7) -> tuple[WanVAE | WanVAE22, Any]:
         """Ours and diffusers' autoencoder; `tiny.vae22` is the tiny one of Wan 2.2."""
         ours = self.filled(WanVAE22(config) if isinstance(config, VAE22Config) else WanVAE(config), seed)
-        more = residual_sizes(config) if isinstance(config, VAE22Config) else {}
-        theirs = self.diffusers.AutoencoderKLWan(
-            base_dim=config.dim,
-            z_dim=config.latent_channels,
-            dim_mult=list(config.multipliers),
-            num_res_blocks=config.res_blocks,
-            temperal_downsample=list(config.temporal),
-            latents_mean=list(config.latent_mean),
-            latents_std=list(config.latent_std),
-            **more,
-        )
-        theirs.load_state_dict({their_vae_name(k, config.res_blocks): v for k, v in ours.state_dict().items()})
-        return ours, theirs.eval().requires_grad_(False)
-
-    def theirs(self, ours: nn.Module) -> Any:
-        """Diffusers' transformer with the weights of ours: text and image, VACE or Animate, as its config says."""
-        config: Any = ours.config
-        sizes = common_sizes(config)
-        if isinstance(config, AnimateConfig):
-            model = self.diffusers.WanAnimateTransformer3DModel(**sizes, **animate_sizes(config))
-        elif isinstance(config, VaceConfig):
-            layers, channels = list(config.vace_layers), config.vace_dim
-            model = self.diffusers.WanVACETransformer3DModel(**sizes, vace_layers=layers, vace_in_channels=channels)
-        else:
-            model = self.diffusers.WanTransformer3DModel(**sizes)
-        model.load_state_dict(their_transformer_weights(ours.state_dict()))
-        return model.eval().requires_grad_(False)
-
-    def transformers(self, config: WanConfig, seed: int) -> tuple[WanTransformer, Any]:
-        """Our text and image transformer and diffusers'."""
-        ours = self.filled(WanTransformer(config), seed)
         return ours, self.theirs(ours)
 
+    def transformers(self, config: WanConfig, seed: int) -> tuple[Any, Any]:
+        """Our transformer of any kind and diffusers'."""
+        ours = self.filled(build_wan(config), seed)
+        return ours, self.theirs(ours)
+
+    def theirs(self, ours: nn.Module) -> Any:
+        """Diffusers' model with the weights of ours, whatever its config says it is."""
+        config: Any = ours.config
+        model = self.unfilled(config)
+        model.load_state_dict(self.their_weights(config, ours.state_dict()))
+        if isinstance(config, ControlConfig):
+            model = ControlDouble(model, ours.state_dict())
+        return model.eval().requires_grad_(False)
+
+    def unfilled(self, config: WanConfig | VAEConfig) -> Any:
+        """Diffusers' model of a config, as it is initialised; of Fun-Control, what diffusers has of it."""
+        if isinstance(config, VAEConfig):
+            return self.diffusers.AutoencoderKLWan(**vae_sizes(config))
+        sizes = common_sizes(config)
+        if isinstance(config, AnimateConfig):
+            return self.diffusers.WanAnimateTransformer3DModel(**sizes, **animate_sizes(config))
+        if isinstance(config, VaceConfig):
+            layers, channels = list(config.vace_layers), config.vace_dim
+            return self.diffusers.WanVACETransformer3DModel(**sizes, vace_layers=layers, vace_in_channels=channels)
+        return self.diffusers.WanTransformer3DModel(**sizes)
+
+    def their_weights(self, config: WanConfig | VAEConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Native weights, or gradients, as diffusers names and cuts them; without what Fun-Control has besides."""
+        if isinstance(config, VAEConfig):
+            return {their_vae_name(name, config.res_blocks): value for name, value in state.items()}
+        return their_transformer_weights({k: v for k, v in state.items() if not k.startswith("ref_conv.")})
+
+    def encoded(self, vae: Any, video: Tensor) -> Tensor:
+        """By diffusers' autoencoder, normalised, which diffusers leaves to its pipelines."""
+        mean, std = latent_statistics(vae)
+        return (vae.encode(video).latent_dist.mode() - mean) / std
+
+    def decoded(self, vae: Any, latent: Tensor) -> Tensor:
+        """By diffusers' autoencoder, of a normalised latent."""
+        mean, std = latent_statistics(vae)
+        return vae.decode(latent * std + mean).sample
+
+    def assert_close(self, found: Tensor, wanted: Tensor) -> None:
+        """To 1e-4 of the largest number wanted, or of 1 where that is less."""
+        assert found.shape == wanted.shape
+        assert wanted.std() > 0.1  # not a comparison of nothing with nothing
+        difference, largest = (found - wanted).abs().max().item(), wanted.abs().max().item()
+        LOG.info("largest difference %.1e of %.1f", difference, largest)
+        assert difference <= TOLERANCE * min(largest, 1)
+
+    def assert_same_gradients(self, ours: nn.Module, theirs: nn.Module) -> None:
+        """Of every weight, once both have gone backward."""
+        gradients: dict[str, Any] = {name: weight.grad for name, weight in ours.named_parameters()}
+        assert [name for name, gradient in gradients.items() if gradient is None] == []
+        wanted = {name: weight.grad for name, weight in theirs.named_parameters()}
+        found = self.their_weights(ours.config, gradients)
+        assert set(found) == set(wanted)
+        for name, gradient in found.items():
+            want = wanted[name]
+            assert want is not None
+            assert (gradient - want).abs().max() <= 1e-3 * want.abs().max() + 1e-7, name
+
     def padded(self, text: Tensor) -> Tensor:
-        """Text [1, n, d] as diffusers wants it, to 512 tokens with zeros."""
-        return torch.cat((text, text.new_zeros(1, TEXT_TOKENS - text.shape[1], text.shape[2])), dim=1)
+        """Text [B, n, d] as diffusers wants it, to 512 tokens with zeros."""
+        return F.pad(text, (0, 0, 0, TEXT_TOKENS - text.shape[1]))
 
     def scheduler(self, sigmas: Sequence[float], *, exact: bool = True) -> Any:
         """Diffusers' UniPC over `sigmas`, which end with 0, whatever number of steps it is asked for.

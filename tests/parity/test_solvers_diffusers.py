@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pasdedeux.denoise.levels import schedule
+from pasdedeux.denoise.levels import schedule, shift_sigma
 from pasdedeux.denoise.solvers import SOLVERS, initial_state
 
 diffusers = pytest.importorskip("diffusers")
@@ -64,3 +64,12 @@ def test_every_step_agrees(solver, steps, shift, start):
         worst = max(worst, (x - reference).abs().max().item())
     assert not torch.equal(x, NOISE)
     assert worst <= 1e-5 * scale
+
+
+@pytest.mark.parametrize(("steps", "shift"), [(50, 12.0), (50, 5.0), (4, 5.0), (1, 5.0)])
+def test_the_levels_that_its_euler_chooses_itself(steps, shift):
+    """It shifts twice: the least of the thousand levels first, then the even list that ends there."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    ours = schedule(steps, shift, end=shift_sigma(0.001, shift))
+    assert ours == pytest.approx(scheduler.sigmas.tolist(), abs=2e-6)

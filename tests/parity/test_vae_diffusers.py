@@ -1,117 +1,56 @@
-"""The Wan VAE against AutoencoderKLWan of diffusers, with the same random weights, float32 on the CPU."""
+"""Both of Wan's autoencoders against AutoencoderKLWan of diffusers, with the same random weights, float32."""
 
-import re
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from pasdedeux.models.vae import VAEConfig, WanVAE
+from pasdedeux.models.vae import VAEConfig
+from pasdedeux.models.vae22 import VAE22Config
 
-autoencoder = pytest.importorskip("diffusers.models.autoencoders.autoencoder_kl_wan")
-
-TOLERANCE = 1e-4  # of the largest number in the reference
-CONFIGS = {
-    "like Wan": VAEConfig(
-        dim=8,
-        latent_channels=4,
-        latent_mean=(0.5, -0.25, 1.0, 0.0),
-        latent_std=(2.0, 0.5, 1.5, 1.0),
-    ),
-    "odd": VAEConfig(
-        dim=6,
-        latent_channels=3,
-        multipliers=(1, 1, 3, 2),
-        res_blocks=1,
-        temporal=(True, False, True),
-        latent_mean=(0.1, 0.2, -0.3),
-        latent_std=(1.5, 0.7, 1.1),
-    ),
+LIKE_WAN: dict[str, Any] = {
+    "latent_channels": 4,
+    "latent_mean": (0.5, -0.25, 1.0, 0.0),
+    "latent_std": (2.0, 0.5, 1.5, 1.0),
 }
-# native -> diffusers, but for the decoder's levels, which one counts through and the other nests
-RENAMES = (
-    (r"^conv1\.", "quant_conv."),
-    (r"^conv2\.", "post_quant_conv."),
-    (r"^(encoder|decoder)\.conv1\.", r"\1.conv_in."),
-    (r"\.head\.0\.", ".norm_out."),
-    (r"\.head\.2\.", ".conv_out."),
-    (r"\.middle\.1\.", ".mid_block.attentions.0."),
-    (r"\.middle\.0\.", ".mid_block.resnets.0."),
-    (r"\.middle\.2\.", ".mid_block.resnets.1."),
-    (r"\.downsamples\.", ".down_blocks."),
-    (r"\.residual\.0\.", ".norm1."),
-    (r"\.residual\.2\.", ".conv1."),
-    (r"\.residual\.3\.", ".norm2."),
-    (r"\.residual\.6\.", ".conv2."),
-    (r"\.shortcut\.", ".conv_shortcut."),
-)
+ODD: dict[str, Any] = {
+    "dim": 6,
+    "latent_channels": 3,
+    "res_blocks": 1,
+    "temporal": (True, False, True),
+    "latent_mean": (0.1, 0.2, -0.3),
+    "latent_std": (1.5, 0.7, 1.1),
+}
+CONFIGS = {
+    "2.1, like Wan": VAEConfig(**LIKE_WAN, dim=8),
+    "2.1, odd": VAEConfig(**ODD, multipliers=(1, 1, 3, 2)),
+    "2.2, like Wan": VAE22Config(**LIKE_WAN, dim=6, decoder_dim=8),
+    "2.2, odd": VAE22Config(**ODD, decoder_dim=4, multipliers=(2, 2, 4, 4)),
+}
+SIZES = pytest.mark.parametrize(("frames", "rows", "columns"), [(9, 4, 4), (1, 4, 4), (13, 3, 5), (5, 1, 2)])
+"""Of a video in frames, and of its latents."""
 
 
-def diffusers_name(name: str, res_blocks: int) -> str:
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-
-    def level(found: re.Match[str]) -> str:
-        block, place = divmod(int(found[1]), res_blocks + 2)
-        return f".up_blocks.{block}." + (f"resnets.{place}." if place <= res_blocks else "upsamplers.0.")
-
-    return re.sub(r"\.upsamples\.(\d+)\.", level, name)
-
-
-@pytest.fixture(scope="module", params=list(CONFIGS.values()), ids=list(CONFIGS))
-def pair(request: pytest.FixtureRequest):
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request: pytest.FixtureRequest, tiny: Any) -> tuple[Any, Any]:
     """Our model and theirs with the same weights, drawn so that no layer is close to doing nothing."""
-    config: VAEConfig = request.param
-    ours = WanVAE(config)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for weight in ours.parameters():
-            spread = max(weight[0].numel(), 4) ** -0.5
-            weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
-    theirs = autoencoder.AutoencoderKLWan(
-        base_dim=config.dim,
-        z_dim=config.latent_channels,
-        dim_mult=list(config.multipliers),
-        num_res_blocks=config.res_blocks,
-        temperal_downsample=list(config.temporal),
-        latents_mean=list(config.latent_mean),
-        latents_std=list(config.latent_std),
-    )
-    renamed = {diffusers_name(k, config.res_blocks): v for k, v in ours.state_dict().items()}
-    theirs.load_state_dict(renamed, strict=True)
-    return ours.eval(), theirs.eval()
-
-
-SIZES = pytest.mark.parametrize(("frames", "height", "width"), [(9, 32, 32), (1, 32, 32), (13, 24, 40), (5, 8, 16)])
-
-
-def statistics(ours: WanVAE) -> tuple[Tensor, Tensor]:
-    mean, std = ours.config.latent_mean, ours.config.latent_std
-    return torch.tensor(mean).view(1, -1, 1, 1, 1), torch.tensor(std).view(1, -1, 1, 1, 1)
-
-
-def assert_same(found: Tensor, wanted: Tensor) -> None:
-    assert found.shape == wanted.shape
-    assert wanted.std() > 0.01  # not a comparison of nothing with nothing
-    assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+    return tiny.vaes(CONFIGS[request.param])
 
 
 @torch.no_grad()
 @SIZES
-def test_encode(pair, frames: int, height: int, width: int):
+def test_encode(tiny: Any, pair: tuple[Any, Any], frames: int, rows: int, columns: int) -> None:
     ours, theirs = pair
-    video = torch.rand(2, 3, frames, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    mean, std = statistics(ours)
-    assert_same(ours.encode(video), (theirs.encode(video).latent_dist.mode() - mean) / std)
+    side = ours.stride[1]
+    video = torch.rand(2, 3, frames, side * rows, side * columns, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    tiny.assert_close(ours.encode(video), tiny.encoded(theirs, video))
 
 
 @torch.no_grad()
 @SIZES
-def test_decode(pair, frames: int, height: int, width: int):
+def test_decode(tiny: Any, pair: tuple[Any, Any], frames: int, rows: int, columns: int) -> None:
     ours, theirs = pair
-    shape = (2, ours.channels, 1 + (frames - 1) // 4, height // 8, width // 8)
-    latent = torch.randn(shape, generator=torch.Generator().manual_seed(2))
-    mean, std = statistics(ours)
-    wanted = theirs.decode(latent * std + mean).sample
+    latent = tiny.random(2, ours.channels, 1 + (frames - 1) // 4, rows, columns, seed=2)
+    wanted = tiny.decoded(theirs, latent)
     assert wanted.abs().lt(1).float().mean() > 0.5  # what is clamped would hide a difference
-    assert_same(ours.decode(latent), wanted)
+    tiny.assert_close(ours.decode(latent), wanted)

@@ -24,9 +24,9 @@ from pasdedeux.animate.condition.wan_control import ControlStage
 from pasdedeux.animate.condition.wan_drivers import Drivers
 from pasdedeux.animate.condition.wan_vace import VaceStage
 from pasdedeux.animate.perform import Denoised, Ready, Settings, Stage, noise, perform
-from pasdedeux.animate.segments import plan
+from pasdedeux.animate.segments import Segment, plan
 from pasdedeux.denoise import Expert, ExpertSet, Handoff, schedule
-from pasdedeux.models.wan import AnimateConfig, ControlConfig, VaceConfig, WanAnimateTransformer
+from pasdedeux.models.wan import ControlConfig, VaceConfig, WanAnimateTransformer
 from pasdedeux.models.wan.control import WanControlTransformer
 from pasdedeux.models.wan.vace import WanVaceTransformer
 
@@ -37,19 +37,6 @@ GUIDANCE = (4.0, 2.5)
 TOLERANCE = 2e-5
 """Of the largest number in their latents; each thing the models are shown changes the latents by far more."""
 SIZES: dict[str, Any] = {"dim": 24, "ffn_dim": 32, "heads": 2, "text_dim": 16, "freq_dim": 32, "out_dim": 4}
-ANIMATE = AnimateConfig(
-    **SIZES,
-    layers=4,
-    in_dim=12,
-    image_dim=12,
-    pose_dim=4,
-    motion_channels=(4, 6, 8),
-    motion_style=10,
-    motion_dim=5,
-    face_dim=8,
-    face_heads=2,
-    face_every=2,
-)
 VACE = VaceConfig(**SIZES, layers=3, in_dim=4, vace_dim=4 + 4 + 64, vace_layers=(0, 2))
 CONTROL = ControlConfig(**SIZES, layers=2, in_dim=4 + 4 + 4 + 4, ref_dim=4)
 
@@ -126,6 +113,38 @@ def ours(stage: Stage, nets: list[Any], cut: Cut) -> Result:
     return Result(list(latents.values()), np.concatenate(frames))
 
 
+def pipeline(tiny, kind: str, **parts: Any) -> Any:
+    """`kind` of diffusers' pipelines over the tiny autoencoder."""
+    _, vae = tiny.vaes()
+    shared = {"tokenizer": None, "text_encoder": None, "vae": vae, "scheduler": tiny.scheduler(SIGMAS)}
+    pipe = getattr(tiny.diffusers, kind)(**shared, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def arguments(tiny) -> dict[str, Any]:
+    """What each of them is called with."""
+    words = prompts(tiny)
+    return {
+        "prompt_embeds": tiny.padded(words.wanted),
+        "negative_prompt_embeds": tiny.padded(words.unwanted),
+        "height": HEIGHT,
+        "width": WIDTH,
+        "num_inference_steps": STEPS,
+    }
+
+
+def with_handed(
+    segment: Segment, video: np.ndarray, unknown: np.ndarray, made: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A segment's part of a video and of what is to be made (uint8, 255), over which the last frames made are put."""
+    index = segment.source_indices(len(video))
+    video, unknown = video[index], unknown[index]
+    if segment.overlap:
+        video[: segment.overlap], unknown[: segment.overlap] = made[-segment.overlap :], 0
+    return video, unknown
+
+
 def pictures(frames: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(frame) for frame in frames]
 
@@ -166,12 +185,9 @@ def features(tiny) -> Tensor:
     return tiny.random(1, 257, 12, seed=44)
 
 
-def animate_net(tiny) -> WanAnimateTransformer:
-    net = tiny.filled(WanAnimateTransformer(ANIMATE), 31)
-    for name, weight in net.named_parameters():
-        if name.startswith("motion_encoder"):
-            weight.data *= 3  # of unit scale, as they are meant to be; smaller, nothing of the face would arrive
-    return net
+def animate_net(tiny) -> Any:
+    config = tiny.animate(**SIZES, layers=4, in_dim=4 + 4 + 4, image_dim=12, pose_dim=4)
+    return tiny.filled(WanAnimateTransformer(config), 31)
 
 
 def our_animate(tiny, mode: str, cut: Cut, *, guided: bool = True) -> Result:
@@ -182,17 +198,8 @@ def our_animate(tiny, mode: str, cut: Cut, *, guided: bool = True) -> Result:
 
 
 def their_animate(tiny, mode: str, cut: Cut, *, guided: bool = True, eight_bits: bool = True) -> Result:
-    _, vae = tiny.vaes()
-    pipe = tiny.diffusers.WanAnimatePipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=vae,
-        scheduler=tiny.scheduler(SIGMAS),
-        image_processor=None,
-        image_encoder=None,
-        transformer=tiny.theirs(animate_net(tiny)),
-    )
-    pipe.set_progress_bar_config(disable=True)
+    net = tiny.theirs(animate_net(tiny))
+    pipe = pipeline(tiny, "WanAnimatePipeline", image_processor=None, image_encoder=None, transformer=net)
     pipe.encode_image = lambda *_: features(tiny)
     shape = (1, 4, 2 + cut.length // 4, HEIGHT // 8, WIDTH // 8)
     drawn: list[int] = []
@@ -202,9 +209,9 @@ def their_animate(tiny, mode: str, cut: Cut, *, guided: bool = True, eight_bits:
         return noise(shape, SEED, drawn[-1])
 
     pipe.prepare_latents = next_noise
-    decode = vae.decode
+    decode = pipe.vae.decode
     if eight_bits:
-        vae.decode = lambda *a, **k: (rounded(decode(*a, **k)[0]),)
+        pipe.vae.decode = lambda *a, **k: (rounded(decode(*a, **k)[0]),)
     latents = []
 
     def keep(_: Any, i: int, __: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -212,8 +219,7 @@ def their_animate(tiny, mode: str, cut: Cut, *, guided: bool = True, eight_bits:
             latents.append(values["latents"])
         return {}
 
-    given, words = drivers(tiny, mode, cut.frames), prompts(tiny)
-    scene = {}
+    given, scene = drivers(tiny, mode, cut.frames), {}
     if mode == "replace":
         scene = {"background_video": pictures(given.background), "mask_video": pictures(given.mask)}
     pixels = pipe(
@@ -221,13 +227,9 @@ def their_animate(tiny, mode: str, cut: Cut, *, guided: bool = True, eight_bits:
         pose_video=pictures(given.pose),
         face_video=pictures(given.face),
         **scene,
-        prompt_embeds=tiny.padded(words.wanted),
-        negative_prompt_embeds=tiny.padded(words.unwanted),
-        height=HEIGHT,
-        width=WIDTH,
+        **arguments(tiny),
         segment_frame_length=cut.length,
         prev_segment_conditioning_frames=cut.overlap,
-        num_inference_steps=STEPS,
         mode=mode,
         guidance_scale=GUIDANCE[0] if guided else 1.0,
         callback_on_step_end=keep,
@@ -285,46 +287,29 @@ def vace_nets(tiny) -> list[Any]:
 
 def their_vace(tiny, mode: str, cut: Cut, scale: float) -> Result:
     """Diffusers' pipeline knows no segments: it is called for each, with what is known in its video and mask."""
-    _, vae = tiny.vaes()
     high, low = (tiny.theirs(net) for net in vace_nets(tiny))
-    pipe = tiny.diffusers.WanVACEPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=vae,
-        scheduler=tiny.scheduler(SIGMAS),
-        transformer=high,
-        transformer_2=low,
-        boundary_ratio=BOUNDARY,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    given, words = drivers(tiny, mode, cut.frames), prompts(tiny)
+    pipe = pipeline(tiny, "WanVACEPipeline", transformer=high, transformer_2=low, boundary_ratio=BOUNDARY)
+    given = drivers(tiny, mode, cut.frames)
     video, mask = given.pose, np.full((cut.frames, HEIGHT, WIDTH), 255, np.uint8)
     if mode == "replace":
         mask, video = given.mask, np.where(given.mask[..., None] > 0, given.pose, given.background)
     latents, made = [], np.zeros((0, HEIGHT, WIDTH, 3), np.uint8)
     for segment in plan(cut.frames, cut.length, cut.overlap):
-        index = segment.source_indices(cut.frames)
-        seen, changes = video[index], mask[index]
-        if segment.overlap:
-            seen[: segment.overlap], changes[: segment.overlap] = made[-segment.overlap :], 0
+        seen, changes = with_handed(segment, video, mask, made)
         shape = (1, 4, 2 + cut.length // 4, HEIGHT // 8, WIDTH // 8)
-        arguments = {
+        asked = {
+            **arguments(tiny),
             "video": pictures(seen),
             "mask": pictures(changes),
             "reference_images": Image.fromarray(given.reference),
             "conditioning_scale": scale,
-            "height": HEIGHT,
-            "width": WIDTH,
             "num_frames": cut.length,
-            "num_inference_steps": STEPS,
             "guidance_scale": GUIDANCE[0],
             "guidance_scale_2": GUIDANCE[1],
-            "prompt_embeds": tiny.padded(words.wanted),
-            "negative_prompt_embeds": tiny.padded(words.unwanted),
             "latents": noise(shape, SEED, segment.index),
         }
-        latents.append(pipe(**arguments, output_type="latent").frames)
-        frames = to_levels(pipe(**arguments, output_type="np").frames[0])
+        latents.append(pipe(**asked, output_type="latent").frames)
+        frames = to_levels(pipe(**asked, output_type="np").frames[0])
         made = np.concatenate((made, frames[segment.overlap : segment.length - segment.pad]))
     return Result(latents, made)
 
@@ -354,7 +339,7 @@ def control_nets(tiny) -> list[Any]:
 
 
 class Formulas:
-    """Fun-Control by a plain loop over diffusers' autoencoder and solver.
+    """Fun-Control by a plain loop over diffusers' transformer, with its reference put in, autoencoder and solver.
 
     A picture is given where `unknown` (uint8, 255: to be made) is 0. What is given: the video with zeros elsewhere,
     encoded; and 1 - unknown, its first picture four times, four in the channels of a latent frame, each resized by
@@ -362,18 +347,17 @@ class Formulas:
     """
 
     def __init__(self, tiny: Any) -> None:
-        self.tiny, self.nets, (_, self.vae) = tiny, control_nets(tiny), tiny.vaes()
-        config = self.vae.config
-        self.mean, self.std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        self.tiny, (_, self.vae) = tiny, tiny.vaes()
+        self.nets = [tiny.theirs(net) for net in control_nets(tiny)]
 
     def encoded(self, frames: np.ndarray, known: np.ndarray | None = None) -> Tensor:
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         if known is not None:
             video = video * torch.from_numpy(known).float()
-        return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
+        return self.tiny.encoded(self.vae, video)
 
     def decoded(self, latent: Tensor) -> np.ndarray:
-        video = self.vae.decode(latent * self.std + self.mean, return_dict=False)[0]
+        video = self.tiny.decoded(self.vae, latent)
         return to_levels((video[0].permute(1, 2, 3, 0).numpy() + 1) / 2)
 
     def given(self, video: np.ndarray, unknown: np.ndarray) -> Tensor:
@@ -391,11 +375,8 @@ class Formulas:
         scheduler.set_timesteps(STEPS)
         for t in scheduler.timesteps:
             net, scale = (self.nets[0], GUIDANCE[0]) if t >= 1000 * BOUNDARY else (self.nets[1], GUIDANCE[1])
-            seen, grid = torch.cat((x, channels), dim=1), tuple(x.shape[2:])
-            good, bad = (
-                net(seen, t[None], net.prepare(text=text, grid=grid, reference=reference))
-                for text in (words.wanted, words.unwanted)
-            )
+            seen, texts = torch.cat((x, channels), dim=1), (words.wanted, words.unwanted)
+            good, bad = (net(seen, t[None], self.tiny.padded(text), reference) for text in texts)
             x = scheduler.step(bad + scale * (good - bad), t, x, return_dict=False)[0]
         return x
 
@@ -406,11 +387,8 @@ class Formulas:
         reference = self.encoded(given.reference[None])[:, :, 0]
         latents, made = [], np.zeros((0, HEIGHT, WIDTH, 3), np.uint8)
         for segment in plan(cut.frames, cut.length, cut.overlap):
-            index = segment.source_indices(cut.frames)
-            video, unknown = scene[index], person[index]
-            if segment.overlap:
-                video[: segment.overlap], unknown[: segment.overlap] = made[-segment.overlap :], 0
-            channels = torch.cat((self.encoded(given.pose[index]), self.given(video, unknown)), dim=1)
+            pose = given.pose[segment.source_indices(cut.frames)]
+            channels = torch.cat((self.encoded(pose), self.given(*with_handed(segment, scene, person, made))), dim=1)
             shape = (1, 4, *channels.shape[2:])
             latents.append(self.sample(noise(shape, SEED, segment.index), channels, reference))
             fresh = self.decoded(latents[-1])[segment.overlap : segment.length - segment.pad]

@@ -69,6 +69,8 @@ def load_image(path: Path) -> LoadedImage:
             upright = ImageOps.exif_transpose(file)
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large: at most {MOST_PIXELS // 10**6} million pixels can be used.") from error
+    except InputError:
+        raise
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture that can be read; PNG, JPEG and WebP can.") from error
     except UNREADABLE as error:
@@ -179,6 +181,21 @@ def letterbox(
     canvas = np.full((size[1], size[0], *image.shape[2:]), fill, np.uint8)
     canvas[top : top + inner[1], left : left + inner[0]] = cv2.resize(image, inner, interpolation=method)
     return canvas, Letterbox(source=source, size=size, scale=scale, left=left, top=top)
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """image [H, W, 3] at `size` (width, height), its shape squeezed."""
+    smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC).astype(np.uint8)
+
+
+def covering(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """image [H, W, 3] as small as covers `size` (width, height), and of that the middle."""
+    height, width = image.shape[:2]
+    scale = max(size[0] / width, size[1] / height)
+    large = resized(image, (max(round(width * scale), size[0]), max(round(height * scale), size[1])))
+    top, left = (large.shape[0] - size[1]) // 2, (large.shape[1] - size[0]) // 2
+    return np.ascontiguousarray(large[top : top + size[1], left : left + size[0]])
 
 
 def fit_points(keypoints: Keypoints, fit: Letterbox) -> Keypoints:

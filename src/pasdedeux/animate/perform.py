@@ -114,7 +114,8 @@ def perform(
             fresh = trim(segment, position, chunk)
             position += len(chunk)
             if len(fresh):
-                written.append(fresh)
+                if settings.overlap:
+                    written.append(fresh)
                 yield Ready(frames=fresh)
         # What was written, not this segment's own picture of the frames it was handed: only that was seen.
         tail = np.concatenate(written)[-settings.overlap :] if settings.overlap else None

@@ -61,7 +61,9 @@ def animate(  # one argument per option is how typer is told of them
     solver: o.Solver = None,
     device: o.Device = None,
     report: o.Report = None,
-    prompt: Annotated[str | None, typer.Option(help="Default: the model's.", rich_help_panel=o.WAN)] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What is to be seen; default: the model's.", rich_help_panel=o.WAN)
+    ] = None,
     negative: o.Negative = None,
     guidance: o.Guidance = None,
     shift: o.Shift = None,
@@ -167,20 +169,23 @@ def generate(
 def character_new(
     seed: Annotated[int, typer.Option(help="Which character.")] = 7,
     output: o.Output = Path("hero.png"),
-    size: o.Size = None,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size in pixels.")] = "128x128",
 ) -> None:
     """Draw a character, and write a picture that carries its own keypoints and mask."""
     with user_faults():
         from pasdedeux.apps.character import write_character
 
-        typer.echo(write_character(seed, output, size or "128x128"))
+        typer.echo(write_character(seed, output, size))
 
 
 @app.command()
 def inspect(
     model: Annotated[str, typer.Argument(help='"builtin", a folder, or a file of weights or of a LoRA.')] = "builtin",
 ) -> None:
-    """Say what a model or a file is: experts, layout, types, sizes, and what a job would still need."""
+    """Say what a model or a file is.
+
+    Its experts, layout, types and sizes, and what a job would still need.
+    """
     with user_faults():
         from pasdedeux.apps.inspecting import show_model
 
@@ -202,9 +207,13 @@ def convert(
         str, typer.Option(help="keep, bfloat16, float16, float32, fp8, fp8_scaled; GGUF: F16, BF16, Q8_0, Q5_0, Q4_0.")
     ] = "keep",
     shard_gb: Annotated[float, typer.Option(help="Most gigabytes of a shard.")] = 5.0,
+    family: o.Family = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
-    """Write a Wan model's experts in another layout or type, a tensor at a time."""
+    """Write a Wan model in another layout or type.
+
+    Its experts are converted, a tensor at a time; VAE and encoders are not.
+    """
     with user_faults():
         from pasdedeux.apps.converting import ConvertOptions, convert_model
 
@@ -217,6 +226,7 @@ def convert(
             container=container,
             dtype=dtype,
             shard_gb=shard_gb,
+            family=family,
             overwrite=overwrite,
         )
         convert_model(output, options)
@@ -233,7 +243,7 @@ def models(context: typer.Context) -> None:
 
 
 @models_app.command("show")
-def models_show(name: Annotated[str, typer.Argument(help="As in the list.")]) -> None:
+def models_show(name: Annotated[str, typer.Argument(help="As pasdedeux models lists it.")]) -> None:
     """List the parts of one."""
     with user_faults():
         from pasdedeux.apps.modeling import show_models
@@ -243,14 +253,17 @@ def models_show(name: Annotated[str, typer.Argument(help="As in the list.")]) ->
 
 @models_app.command("get")
 def models_get(
-    name: Annotated[str, typer.Argument(help="As in the list.")],
+    name: Annotated[str, typer.Argument(help="As pasdedeux models lists it.")],
     expert: Annotated[str | None, typer.Option(help="high or low: only that one.")] = None,
     part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
     quant: Annotated[str | None, typer.Option(help="The GGUF type, for instance Q4_K_M.")] = None,
     folder: Annotated[Path | None, typer.Option("--dir", help="Where to; default: models/NAME.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files.")] = False,
 ) -> None:
-    """Fetch the files of one that a job needs; a fetch that was cut off goes on."""
+    """Fetch the files of one for a job.
+
+    A fetch that was cut off goes on when it is asked for again.
+    """
     with user_faults():
         from pasdedeux.apps.modeling import GetOptions, get_model
 
@@ -300,7 +313,10 @@ def evaluate(
     ] = None,
     device: o.Device = None,
 ) -> None:
-    """Judge a model on held-out clips, beside its experts alone and swapped, and beside simple baselines."""
+    """Judge a model on held-out clips.
+
+    Beside its experts alone and swapped, and beside simple baselines.
+    """
     with user_faults():
         from pasdedeux.apps.evaluating import EvaluationOptions, write_evaluation
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from pasdedeux.apps.faults import STOPPED
 from pasdedeux.checkpoints.bundle import Bundle, ExpertWeights, find_bundle, make_bundle
 from pasdedeux.checkpoints.convert import Progress as Written
-from pasdedeux.checkpoints.convert import Target, convert, convert_pair
+from pasdedeux.checkpoints.convert import Target, convert, convert_pair, labelled
 from pasdedeux.checkpoints.formats.writers import SHARD_BYTES
 from pasdedeux.checkpoints.repositories import in_words
+from pasdedeux.engine.model import BUILTIN
 
 GGUF, SAFETENSORS = ".gguf", ".safetensors"
 
@@ -36,6 +38,7 @@ class ConvertOptions:
     container: str | None = None
     dtype: str = "keep"
     shard_gb: float = SHARD_BYTES / 1e9
+    family: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -43,8 +46,8 @@ class ConvertOptions:
             raise ValueError("Give a model, or its experts by --high and --low, but not both.")
         if self.expert not in (None, "high", "low"):
             raise ValueError(f'The expert is "{self.expert}"; it must be high or low.')
-        if not self.shard_gb > 0:
-            raise ValueError(f"Shards of {self.shard_gb:g} GB hold nothing; it must be more than 0.")
+        if not 0 < self.shard_gb < inf:
+            raise ValueError(f"Shards of {self.shard_gb:g} GB cannot be written; it must be a number, and more than 0.")
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -83,8 +86,10 @@ def convert_model(output: Path, options: ConvertOptions, console: Console | None
 
 def _bundle(options: ConvertOptions) -> Bundle:
     if options.model is not None:
-        return find_bundle(options.model)
-    return make_bundle(high=options.high, low=options.low)
+        if str(options.model) == BUILTIN and not options.model.exists():
+            raise ValueError("The built-in pair has one layout only; what is converted are Wan models.")
+        return find_bundle(options.model, family=options.family)
+    return make_bundle(high=options.high, low=options.low, family=options.family)
 
 
 def _chosen(bundle: Bundle, expert: str | None) -> tuple[ExpertWeights, ...]:
@@ -93,8 +98,9 @@ def _chosen(bundle: Bundle, expert: str | None) -> tuple[ExpertWeights, ...]:
         return bundle.experts
     found = tuple(one for one in bundle.experts if one.name == expert)
     if not found:
-        held = " and ".join(one.name for one in bundle.experts)
-        raise ValueError(f"There is no {expert}-noise expert to convert; the model has: {held}.")
+        names = [one.name for one in bundle.experts]
+        held = "is one, without high and low" if names == ["model"] else f"has: {' and '.join(names)}"
+        raise ValueError(f"There is no {expert}-noise expert to convert; the model {held}.")
     return found
 
 
@@ -107,10 +113,11 @@ def _convert(
     say: Callable[[Written], None],
 ) -> list[Path]:
     more: dict[str, Any] = {"overwrite": options.overwrite, "sources": options.sources, "on_progress": say}
-    if len(experts) == 2:
-        high, low = experts
-        return convert_pair(high.weights, low.weights, target, output, bounds=bundle.bounds, **more)
-    return convert(experts[0].weights, target, output, **more)
+    known = [labelled(expert.weights, bundle.family.name, expert.name) for expert in experts]
+    if len(known) == 2:
+        high, low = known
+        return convert_pair(high, low, target, output, bounds=bundle.bounds, **more)
+    return convert(known[0], target, output, **more)
 
 
 def _container(output: Path, layout: str) -> str:
@@ -121,8 +128,8 @@ def _container(output: Path, layout: str) -> str:
 
 
 def _plan(bundle: Bundle, experts: tuple[ExpertWeights, ...], target: Target, output: Path) -> str:
-    names = " and ".join(expert.name for expert in experts)
-    which = "the model" if names == "model" else f"expert {names}"
+    alone = "the model" if experts[0].name == "model" else f"the {experts[0].name}-noise expert"
+    which = "both experts" if len(experts) > 1 else alone
     size = in_words(sum(expert.weights.nbytes for expert in experts))
     dtype = "as stored" if target.dtype == "keep" else f"in {target.dtype}"
     return f"{bundle.family.name}, {which}, {size}: to {output}, {target.dialect} names, {target.container}, {dtype}"

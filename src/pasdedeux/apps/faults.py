@@ -13,11 +13,18 @@ USER_FAULT, STOPPED = 2, 130
 
 @contextmanager
 def user_faults() -> Iterator[None]:
-    """Turn errors about the user's input into a sentence on stderr and exit code 2; leave all others."""
+    """Turn errors about the user's input into a sentence on stderr and exit code 2, and Ctrl-C into 130."""
     try:
         yield
+    except KeyboardInterrupt as error:
+        typer.echo("Stopped.", err=True)
+        raise typer.Exit(STOPPED) from error
     except OSError as error:
         raise fail(_system(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise fail("The memory is full; a smaller size, fewer frames or packed weights need less.") from error
     except ValueError as error:
         # A ValueError that a library raised was not worded for the user: it is a fault of ours.
         if not raised_here(error.__traceback__):
@@ -29,6 +36,12 @@ def fail(sentence: str) -> typer.Exit:
     """Say a sentence on stderr; the exit to raise."""
     typer.echo(f"pasdedeux: {sentence}", err=True)
     return typer.Exit(USER_FAULT)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, NumPy's, an accelerator's, or that of torch on a processor."""
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return full or "DefaultCPUAllocator" in str(error)
 
 
 def raised_here(trace: TracebackType | None) -> bool:

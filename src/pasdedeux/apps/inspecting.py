@@ -17,6 +17,8 @@ from pasdedeux.engine import Description, describe
 
 def show_model(name: str, console: Console | None = None) -> None:
     """Print what `name` is: "builtin", a folder or a file. Raises ValueError if it is nothing known, or broken."""
+    if not name.strip():
+        raise ValueError(f'The name of the model is "{name}"; give "builtin", a folder or a file.')
     console, path = console or Console(), Path(name)
     if (path.is_dir() and not (path / MANIFEST).is_file()) or path.is_file():
         show_described(describe_path(path), console)

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from pasdedeux.animate.outputs import check_writable
+from pasdedeux.animate.outputs import check_writable, written_whole
 from pasdedeux.animate.perform import Stopped
 from pasdedeux.apps.faults import STOPPED
 from pasdedeux.apps.interrupt import Interrupt
@@ -61,8 +61,14 @@ def write_report(report: Report, previews: tuple[Preview, ...], path: Path) -> N
     """The report as JSON, and its picture beside it."""
     from pasdedeux.apps.picture import write_picture
 
-    path.write_text(report.to_json(), encoding="utf-8")
-    write_picture(report, previews, path.with_suffix(".png"))
+    picture = path.with_suffix(".png")
+    try:
+        with written_whole(path) as part:
+            part.write_text(report.to_json(), encoding="utf-8")
+        with written_whole(picture) as part:
+            write_picture(report, previews, part)
+    except OSError as error:
+        raise ValueError(f"The report {path} could not be written: {error.strerror or error}.") from error
 
 
 def summary(report: Report, output: Path) -> str:

@@ -71,6 +71,8 @@ def get_model(name: str, options: GetOptions, console: Console | None = None) ->
     console, repo = console or Console(), repository(name)
     parts = repo.select(cast(Expert | None, options.expert), options.parts, options.quant)
     folder = options.folder or Path("models") / repo.name
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --dir names the folder that the files go to.")
     _say(f"{repo.name}, licence: {repo.licence}, to {folder}", console)
     console.print(parts_table(repo, parts))
     if options.dry_run:

@@ -22,18 +22,42 @@ Negative = Annotated[
 ]
 Guidance = Annotated[
     str | None,
-    typer.Option(help='One scale, or one per expert, noisiest first: "4,3"; 1 is none.', rich_help_panel=WAN),
+    typer.Option(
+        help='One scale, or one per expert, noisiest first: "4,3"; 1 is none; default: the model\'s.',
+        rich_help_panel=WAN,
+    ),
 ]
-Shift = Annotated[float | None, typer.Option(help="Flow shift of the schedule.", rich_help_panel=WAN)]
+Shift = Annotated[
+    float | None, typer.Option(help="Flow shift of the schedule; default: the model's.", rich_help_panel=WAN)
+]
 Lora = Annotated[
-    list[str] | None, typer.Option(metavar="[high:|low:]FILE[@WEIGHT]", help="May be repeated.", rich_help_panel=WAN)
+    list[str] | None,
+    typer.Option(
+        metavar="[high:|low:]FILE[@WEIGHT]",
+        help="A LoRA, of one expert or of those it says it is for; may be repeated.",
+        rich_help_panel=WAN,
+    ),
 ]
-Preset = Annotated[str | None, typer.Option(help="Settings of a distilled LoRA, by name.", rich_help_panel=WAN)]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings of a distilled LoRA: lightning, lightx2v, causvid, fusionx or accvid.", rich_help_panel=WAN
+    ),
+]
 High = Annotated[Path | None, typer.Option(help="The high-noise expert, or the only one.", rich_help_panel=WAN)]
 Low = Annotated[Path | None, typer.Option(help="The low-noise expert.", rich_help_panel=WAN)]
 Vae = Annotated[Path | None, typer.Option(help="The video autoencoder.", rich_help_panel=WAN)]
 Text = Annotated[Path | None, typer.Option(help="The text encoder, umT5.", rich_help_panel=WAN)]
-Tokenizer = Annotated[Path | None, typer.Option(help="Its tokenizer.", rich_help_panel=WAN)]
-Clip = Annotated[Path | None, typer.Option(help="The image encoder, CLIP.", rich_help_panel=WAN)]
-Family = Annotated[str | None, typer.Option(help="Which model it is, where files do not tell.", rich_help_panel=WAN)]
-Dtype = Annotated[str, typer.Option(help="What the experts compute in.", rich_help_panel=WAN)]
+Tokenizer = Annotated[
+    Path | None, typer.Option(help="The tokenizer of umT5: its folder, or a file.", rich_help_panel=WAN)
+]
+Clip = Annotated[
+    Path | None, typer.Option(help="The image encoder, CLIP, for models that look through it.", rich_help_panel=WAN)
+]
+Family = Annotated[
+    str | None,
+    typer.Option(help="Which model it is, where files do not tell: wan2.1-t2v-14b, say.", rich_help_panel=WAN),
+]
+Dtype = Annotated[
+    str, typer.Option(help="What the experts compute in: bfloat16, float16 or float32.", rich_help_panel=WAN)
+]

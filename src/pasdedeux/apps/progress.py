@@ -39,7 +39,7 @@ class ProgressLine:
             self._progress.update(self._task, description=f"loading {event.what}")
         elif isinstance(event, Prepared):
             for note in event.notes:
-                self._console.print(f"note: {note}", highlight=False, markup=False)
+                self._console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
             total = event.segments * event.settings.steps
             self._progress.reset(self._task, total=total, description="denoising")
         elif isinstance(event, Denoised):

@@ -13,7 +13,7 @@ from pasdedeux.checkpoints.families import FAMILIES, Family
 from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.names.dialects import to_native
 from pasdedeux.checkpoints.names.identify import Hints, hints_of, identify, kind, recognise
-from pasdedeux.checkpoints.names.layouts import Place, Places, find_places, fitting_parts, json_object
+from pasdedeux.checkpoints.names.layouts import Place, Places, find_places, fitting_parts, json_object, needed_as
 from pasdedeux.checkpoints.names.swaps import check_order, evidence, verify_order
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.models.wan.config import WanConfig
@@ -107,7 +107,8 @@ def open_expert(path: Path, name: str | None = None) -> ExpertWeights:
     Raises ValueError if it is no Wan model.
     """
     raw = open_weights(path)
-    weights, dialect = to_native(raw)
+    with needed_as("transformer", raw):
+        weights, dialect = to_native(raw)
     try:
         config = identify(weights.shapes, _hints(path, weights))
     except ValueError as error:
@@ -143,7 +144,8 @@ def _bundle(places: Places, family: str | None) -> Bundle:
         experts = (replace(first, name="model"),)
     bounds = _bounds(places.bounds, chosen, len(experts))
     if len(experts) > 1 and chosen.experts == 1 and places.bounds is None:
-        notes += (f"{chosen.name} was released as one expert; the second takes over at sigma {bounds[0]:g}.",)
+        where = f"the second takes over at sigma {bounds[0]:g}, unless told otherwise"
+        notes += (f"{chosen.name} was released as one expert; {where}.",)
     return Bundle(family=chosen, experts=experts, bounds=bounds, notes=notes)
 
 
@@ -176,8 +178,8 @@ def _check_alike(high: ExpertWeights, low: ExpertWeights) -> None:
     """Raise ValueError unless both experts have the same sizes."""
     if high.config == low.config:
         return
-    if type(high.config) is not type(low.config):
-        differ = f"{kind(high.config)}, and {kind(low.config)}"
+    if kind(high.config) != kind(low.config):
+        differ = f"the weights of {kind(high.config)} and of {kind(low.config)}"
     else:
         fields = (name for name in type(high.config).__dataclass_fields__)
         pairs = ((name, getattr(high.config, name), getattr(low.config, name)) for name in fields)

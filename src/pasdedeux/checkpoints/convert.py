@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pasdedeux.checkpoints.configs import diffusers_config, model_index, native_config
@@ -40,11 +40,13 @@ from pasdedeux.models.wan.config import WanConfig
 
 CONTAINERS = ("safetensors", "sharded", "gguf")
 SUFFIXES = {"safetensors": ".safetensors", "gguf": ".gguf"}
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 DTYPES = ("keep", *FLOATS, *EIGHT_BIT, *GGUF_PLAIN, *GGUF_BLOCKS)
 FOLDERS = {
     "native": {"high": "high_noise_model", "low": "low_noise_model"},
     "diffusers": {"high": "transformer", "low": "transformer_2"},
 }
+LABEL, EXPERTS = "wan.", ("high", "low")  # what a header says of the model begins so
 SPARE_BYTES = 64_000_000  # left free on the disk
 
 
@@ -152,6 +154,12 @@ def convert_pair(
     return _convert({"high": high, "low": low}, target, out, tuple(bounds), overwrite, sources, on_progress)
 
 
+def labelled(weights: Weights, family: str, expert: str) -> Weights:
+    """The weights with what a converted file's header says of them: `wan.family`, and of a pair `wan.expert`."""
+    labels = {f"{LABEL}family": family} | ({f"{LABEL}expert": expert} if expert in EXPERTS else {})
+    return replace(weights, metadata={**weights.metadata, **labels})
+
+
 def check_apart(out: Path, sources: Iterable[Path]) -> None:
     """Raise ValueError if writing `out` would write into what is read, or over it."""
     place = out.resolve()
@@ -167,7 +175,8 @@ def check_room(out: Path, nbytes: int) -> None:
     place = next(parent for parent in out.resolve().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if nbytes + SPARE_BYTES > free:
-        raise ValueError(f"{out} would take {in_words(nbytes)}, but only {in_words(free)} are free on its disk.")
+        left = f"only {in_words(free)} are free on its disk, where {in_words(SPARE_BYTES)} are to be left"
+        raise ValueError(f"{out} would take {in_words(nbytes)}, but {left}.")
 
 
 def planned(source: Weights, target: Target) -> Weights:
@@ -193,9 +202,9 @@ def _convert(
 ) -> list[Path]:
     places = _places(tuple(experts), target, out)
     check_apart(out, sources)
-    for place in dict.fromkeys(place.out for place in places.values()):
-        check_free(place, overwrite)
+    for place, folder in {place.out: place.folder for place in places.values()}.items():
         check_apart(place, (path for weights in experts.values() for path in (*weights.paths, weights.path)))
+        check_free(place, overwrite, folder=folder)
     jobs = [_job(name, weights, target, places[name]) for name, weights in experts.items()]
     extra = _index(jobs, target, bounds) if target.dialect == "diffusers" and len(jobs) > 1 else None
     check_room(out, sum(job.weights.nbytes for job in jobs))
@@ -220,6 +229,8 @@ def _hints(path: Path) -> Hints | None:
 def _places(names: tuple[str, ...], target: Target, out: Path) -> dict[str, _Place]:
     """For each expert the file or folder it goes to."""
     pair = len(names) > 1
+    if out.suffix in PICKLES:
+        raise ValueError(f"{out} is not written, {out.suffix} is only read; choose .safetensors, .gguf or a folder.")
     if target.folder or (pair and target.dialect == "native" and target.container == "safetensors"):
         if out.suffix in SUFFIXES.values():
             raise ValueError(f"{out} must be a folder: this layout has several files; leave the suffix out.")
@@ -255,8 +266,9 @@ def _write(
 
 def _write_one(job: _Job, target: Target, path: Path, written: Callable[[LazyTensor], None]) -> None:
     weights = job.weights
-    metadata = dict(weights.metadata) if "safetensors" in weights.container and target.container != "gguf" else {}
-    metadata |= {"wan.expert": job.expert} if job.expert else {}
+    plain = "safetensors" in weights.container and target.container != "gguf"
+    metadata = {key: text for key, text in weights.metadata.items() if plain or key.startswith(LABEL)}
+    metadata |= {f"{LABEL}expert": job.expert} if job.expert else {}
     if target.container == "gguf":
         kind = target.dtype if target.dtype != "keep" else _mostly(weights)
         write_gguf(path, weights, metadata, written, kind)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pasdedeux.checkpoints.bundle import Bundle, ExpertWeights, find_bundle
+from pasdedeux.checkpoints.encoders import tokenizer_of
 from pasdedeux.checkpoints.families import FAMILIES, Family
 from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.lora.report import lora_facts
@@ -19,6 +20,7 @@ from pasdedeux.checkpoints.repositories import Expert, Part, Repository, Role, s
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
 SHOWN, PLACES = 3, 2
+EXPERTS: tuple[Expert, ...] = ("high", "low")
 NAMES = {"native": "native", "comfyui": "ComfyUI", "diffusers": "diffusers"}
 TEXT_NAMINGS = dict(zip((row[0] for row in TEXT), ("native", "Hugging Face", "Hugging Face", "llama.cpp"), strict=True))
 
@@ -244,13 +246,14 @@ def _needs(bundle: Bundle) -> list[Need]:
     if len(bundle.experts) < family.experts:
         name = bundle.experts[0].name
         other: Expert | None = {"high": "low", "low": "high"}.get(name)  # type: ignore[assignment]
-        title = f"the {other}-noise expert" if other else "the other expert"
-        needs.append(_need(bundle, "transformer", title, "the other steps", other))
+        purpose = "the other steps" if other else "its steps, unless this is it"
+        for each in (other,) if other else EXPERTS:
+            needs.append(_need(bundle, "transformer", f"the {each}-noise expert", purpose, each))
     if bundle.vae is None:
         needs.append(_need(bundle, "vae", f"the VAE of {family.vae.replace('wan', 'Wan ')}", "every job"))
     if bundle.text is None:
         needs.append(_need(bundle, "text", "the text encoder", "every prompt"))
-    if bundle.tokenizer is None:
+    if bundle.tokenizer is None and (bundle.text is None or tokenizer_of(bundle.text) is None):
         needs.append(_need(bundle, "tokenizer", "the tokenizer", "every prompt"))
     if family.clip and bundle.image is None:
         needs.append(_need(bundle, "clip", "the picture encoder (CLIP)", "every job"))

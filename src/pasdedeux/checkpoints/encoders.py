@@ -115,6 +115,20 @@ def _usable(name: str, tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
     return replace(tensor, dtype=kind, nbytes=nbytes, read=lambda: dequantize(tensor, dtype), scale=None)
 
 
+def tokenizer_of(path: Path) -> Path | None:
+    """Where the tokenizer is that a text encoder's file is used with: in the file itself, or in a folder beside it.
+
+    Raises ValueError if the file cannot be opened.
+    """
+    weights = open_weights(path)
+    inside = EMBEDDED in weights or "tokenizer.ggml.model" in weights.metadata
+    return path if inside else _beside(path)
+
+
+def _beside(path: Path) -> Path | None:
+    return next((folder for folder in beside(path) if any((folder / name).is_file() for name in FILES)), None)
+
+
 def _tokenizer(path: Path, given: Path | None, weights: Weights) -> Encode:
     """The one named, else the one in the file, else the one lying beside it."""
     if given is not None:
@@ -123,9 +137,9 @@ def _tokenizer(path: Path, given: Path | None, weights: Weights) -> Encode:
         return from_sentencepiece(_bytes(weights[EMBEDDED], path), f"{EMBEDDED} in {path}")
     if "tokenizer.ggml.model" in weights.metadata:
         return from_gguf(weights.path)
-    for folder in beside(path):
-        if any((folder / name).is_file() for name in FILES):
-            return read_tokenizer(folder)
+    folder = _beside(path)
+    if folder is not None:
+        return read_tokenizer(folder)
     raise ValueError(
         f"{path} needs the tokenizer of google/umt5-xxl: name a folder that holds {' or '.join(FILES)}, or put that "
         "folder beside it."

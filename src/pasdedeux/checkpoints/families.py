@@ -27,8 +27,9 @@ class Family:
     """One family.
 
     experts: how many were released; bounds: sigmas at which the next takes over, one fewer than a pair has even where
-    one was released; guidance: of each expert, noisiest first (1: none); frames and overlap: of a segment; size:
-    (width, height); vae: "wan2.1" or "wan2.2"; image: whether CLIP sees a picture; task: what it takes beside text.
+    one was released; guidance: of each expert, noisiest first (1: none); least: where the last step starts, before
+    both shifts of diffusers' Euler, for models that are run with that; frames and overlap: of a segment; size: (width,
+    height); vae: "wan2.1" or "wan2.2"; image: whether CLIP sees a picture; task: what it takes beside text.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Family:
     overlap: int = 0
     fps: float = 16.0
     size: tuple[int, int] = (832, 480)
+    least: float | None = None
     vae: Literal["wan2.1", "wan2.2"] = "wan2.1"
     prompt: str = ""
     negative: str = NEGATIVE
@@ -59,7 +61,7 @@ def _family(name: str, task: Task, **settings: object) -> Family:
 
 
 _PAIR = {"experts": 2, "steps": 40}
-_FUN_PAIR = {"experts": 2, "steps": 50, "solver": "euler"}  # as VideoX-Fun's own examples run them
+_FUN_PAIR = {"experts": 2, "steps": 50, "solver": "euler", "least": 0.001}  # as VideoX-Fun's examples run them
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -82,7 +84,7 @@ FAMILIES: dict[str, Family] = {
         _family("wan2.2-ti2v-5b", "text or image", frames=121, fps=24.0, size=(1280, 704), vae="wan2.2"),
         _family("wan2.1-t2v-14b", "text"),
         _family("wan2.1-t2v-1.3b", "text", guidance=(6.0,), shift=8.0),
-        _family("wan2.1-i2v-14b", "image", steps=40, shift=5.0),
+        _family("wan2.1-i2v-14b", "image", steps=40, shift=3.0),
         _family("wan2.1-vace-14b", "vace", shift=16.0, overlap=5),
         _family("wan2.1-vace-1.3b", "vace", shift=16.0, overlap=5),
     )

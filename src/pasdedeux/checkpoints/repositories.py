@@ -7,6 +7,7 @@ decimal gigabytes; one that was computed from the number of parameters, not read
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 Role = Literal["transformer", "vae", "text", "tokenizer", "clip", "lora"]
@@ -16,6 +17,7 @@ APACHE = "Apache-2.0"
 APACHE_BASE = "the original's, Apache-2.0"  # the page states none of its own
 COMFY_21, COMFY_22 = "Comfy-Org/Wan_2.1_ComfyUI_repackaged", "Comfy-Org/Wan_2.2_ComfyUI_Repackaged"
 QUANT = "Q8_0"
+NEAR = 5  # names that are offered where there is none of the one asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,11 +98,12 @@ def repository(name: str) -> Repository:
     found = [r for r in REPOSITORIES if wanted == r.name] or [r for r in REPOSITORIES if wanted == r.hub.lower()]
     if len(found) == 1:
         return found[0]
-    near = (
-        [r.name for r in found] or [r.name for r in REPOSITORIES if wanted in r.name] or [r.name for r in REPOSITORIES]
-    )
+    every = [r.name for r in REPOSITORIES]
+    near = [r.name for r in found] or [other for other in every if wanted and wanted in other]
+    near = near or get_close_matches(wanted, every, n=NEAR)
     why = "names several" if found else "names none"
-    raise ValueError(f'"{name}" {why} of the known repositories; write one of {", ".join(near)}.')
+    write = f"write one of {', '.join(near)}" if near else "pasdedeux models lists them"
+    raise ValueError(f'"{name}" {why} of the known repositories; {write}.')
 
 
 def sources(role: Role, family: str, expert: Expert | None = None) -> list[tuple[Repository, Part]]:

@@ -11,6 +11,7 @@ import torch
 from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.load import load_weights
 from pasdedeux.checkpoints.names.dialects import vae_to_native
+from pasdedeux.checkpoints.names.layouts import needed_as
 from pasdedeux.models.vae import StreamingVAE, VAEConfig, WanVAE
 from pasdedeux.models.vae22 import VAE22Config, WanVAE22
 
@@ -20,7 +21,9 @@ RESIDUAL = re.compile(r"residual\.2\.weight$")
 
 def load_vae(path: Path, *, dtype: torch.dtype, device: str = "cpu") -> StreamingVAE:
     """The autoencoder of a file or folder. Raises ValueError if it is none, or does not fit."""
-    weights, _ = vae_to_native(open_weights(path))
+    raw = open_weights(path)
+    with needed_as("vae", raw):
+        weights, _ = vae_to_native(raw)
     try:
         config = identify_vae(weights.shapes)
     except (KeyError, IndexError) as error:

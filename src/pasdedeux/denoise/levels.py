@@ -60,11 +60,13 @@ def sigma_from_log_snr(l: Level) -> Level:  # noqa: E741  (l is the letter of th
     return odds / (1 + odds) if l > 0 else 1 / (1 + odds)
 
 
-def schedule(steps: int, shift: float = 1.0, *, start: float = 1.0) -> tuple[float, ...]:
+def schedule(steps: int, shift: float = 1.0, *, start: float = 1.0, end: float | None = None) -> tuple[float, ...]:
     """steps + 1 strictly descending noise levels, the last exactly 0; step i goes from level i to i + 1.
 
     Evenly spaced from `start` to 0, then shifted. Wan starts its `dpm++` at 1 and its `unipc` at 0.999
-    (before the shift). Raises ValueError unless steps >= 1, shift > 0 and 0 < start <= 1.
+    (before the shift). With `end`, the last step starts there (before the shift) and the others are evenly
+    spaced above it: diffusers' Euler, which VideoX-Fun samples with, has shift_sigma(0.001, shift) there.
+    Raises ValueError unless steps >= 1, shift > 0 and 0 < end < start <= 1.
     """
     if steps < 1:
         raise ValueError(f"a schedule of {steps} steps was asked for; it needs at least 1")
@@ -72,7 +74,12 @@ def schedule(steps: int, shift: float = 1.0, *, start: float = 1.0) -> tuple[flo
         raise ValueError(f"the flow shift is {shift}; it must be a positive number (1 leaves the schedule as it is)")
     if not 0 < start <= 1:
         raise ValueError(f"the schedule starts at sigma {start}; it must lie above 0 and not exceed 1")
-    even = (start * ((steps - i) / steps) for i in range(steps + 1))
+    if end is None:
+        even = (start * ((steps - i) / steps) for i in range(steps + 1))
+    elif 0 < end < start:
+        even = (*(start + (end - start) * (i / max(steps - 1, 1)) for i in range(steps)), 0.0)
+    else:
+        raise ValueError(f"the schedule's last step starts at sigma {end}; it must lie between 0 and {start}")
     # Checked, for a shift so large that all levels round to 1 would make steps of no length.
     return checked_schedule(shift_sigma(sigma, shift) for sigma in even)
 

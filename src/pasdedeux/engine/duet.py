@@ -32,6 +32,11 @@ class DuetModel:
         return defaults_of(self.manifest)
 
     @property
+    def files(self) -> dict[str, str]:
+        """Nothing beside its folder."""
+        return {}
+
+    @property
     def sigmas(self) -> tuple[float, ...]:
         """The manifest's own noise levels, from 1 to 0."""
         return schedule(self.manifest.steps, self.manifest.shift)

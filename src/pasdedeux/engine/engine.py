@@ -230,6 +230,7 @@ def _report(ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], secon
             "handoff": list(ready.settings.handoff.bounds),
             "guidance": list(ready.settings.guidance),
             "frames": told.frames,
+            "files": model.files,
         },
         model=model.name,
         device=model.device,

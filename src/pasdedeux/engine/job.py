@@ -20,6 +20,9 @@ from pasdedeux.engine.report import Report
 MODES = ("animate", "replace")
 GENERATE = "generate"
 PUPPET = "puppet:"
+LARGEST = 8192
+"""Pixels a side; no model of today comes near, and one digit too many would fill the memory."""
+MOST = {"steps": 1000, "frames": 100_000}
 KINDS: dict[str, tuple[type, ...]] = {
     "steps": (int,),
     "seed": (int,),
@@ -90,6 +93,8 @@ class Job:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more.")
+            if value is not None and value > MOST[name]:
+                raise ValueError(f"{name} is {value}; it must be {MOST[name]} at most.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"The seed is {self.seed}; it must be 0 or more, and below 2^63.")
         if self.fps is not None and not 1 <= self.fps <= 120:
@@ -177,7 +182,10 @@ def parse_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
     if found is None:
         raise ValueError(f'The size is "{text}"; write it as WIDTHxHEIGHT in pixels, for instance 128x128.')
-    return int(found[1]), int(found[2])
+    width, height = int(found[1]), int(found[2])
+    if max(width, height) > LARGEST:
+        raise ValueError(f"The size is {width}x{height}; neither side may have more than {LARGEST} pixels.")
+    return width, height
 
 
 def parse_guidance(text: str) -> tuple[float, ...]:

@@ -46,6 +46,11 @@ class Model(Protocol):
         ...
 
     @property
+    def files(self) -> dict[str, str]:
+        """What it is put together of, where its name does not say that."""
+        ...
+
+    @property
     def total_parameters(self) -> int:
         """Parameters of all experts together."""
         ...

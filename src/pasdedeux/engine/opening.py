@@ -15,6 +15,8 @@ def open_model(name: str | None = BUILTIN, device: str | None = None, parts: Par
     `device` None takes CUDA where it is. Raises ValueError if nothing fits.
     """
     parts = parts or Parts()
+    if name is not None and not name.strip():
+        raise ValueError(f'The model is "{name}"; give "{BUILTIN}", a folder of weights, or a checkpoint.')
     if name == BUILTIN or (name is not None and (Path(name) / MANIFEST).is_file()):
         parts.refuse(name)
         return open_duet(name, device)

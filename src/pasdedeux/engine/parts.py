@@ -4,13 +4,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 DTYPES = ("bfloat16", "float16", "float32")
+FILES = ("high", "low", "vae", "text", "tokenizer", "clip")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
     """Files and answers that go before what a folder says.
 
-    high, low: the experts (high alone: a model of one); vae, text (umT5), tokenizer (its folder), clip: the other
+    high, low: the experts (either alone: a model of one); vae, text (umT5), tokenizer (its folder), clip: the other
     networks; family: which model it is, where its files do not tell; dtype: what the experts compute in. Raises
     ValueError where these do not fit one another.
     """
@@ -25,10 +26,12 @@ class Parts:
     dtype: str = "bfloat16"
 
     def __post_init__(self) -> None:
-        if self.low is not None and self.high is None:
-            raise ValueError(f"{self.low} is given as the low-noise expert; give the high-noise one too (--high).")
         if self.dtype not in DTYPES:
             raise ValueError(f'The dtype is "{self.dtype}"; it must be one of {", ".join(DTYPES)}.')
+        for name in FILES:
+            path = getattr(self, name)
+            if path is not None and not path.exists():
+                raise ValueError(f"There is no file or folder {path}, which --{name} names.")
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -37,7 +40,7 @@ class Parts:
 
     def name_of(self, model: str | None) -> str | None:
         """The model to open: the one that was named, the built-in pair where nothing was, None for parts alone."""
-        return "builtin" if model is None and self.high is None else model
+        return "builtin" if model is None and self.high is None and self.low is None else model
 
     def refuse(self, name: str) -> None:
         """Raise ValueError if any were given to a model that has its own."""

@@ -23,7 +23,7 @@ from pasdedeux.puppets import Character, Choreography, Clip, Light, Place, rende
 
 Bytes = NDArray[np.uint8]
 OnFrame = Callable[[int, int], None]
-Margins = Literal["edge", "black"]
+Margins = Literal["edge", "black", "white"]
 DEFAULT_CHARACTER, DEFAULT_DRIVER = "puppet:7", "puppet:8"
 
 
@@ -39,7 +39,7 @@ class Cast:
 def cast(job: Job, settings: Settings, on_frame: OnFrame | None = None, margins: Margins = "edge") -> Cast:
     """Read or draw both. `on_frame` is told (frame, frames) while a video is watched. Raises InputError.
 
-    A picture of another shape than the clip's gets margins, black or in the colours of its edge.
+    A picture of another shape than the clip's gets margins, black, white or in the colours of its edge.
     """
     character, notes = find_character(job.character or DEFAULT_CHARACTER, settings.size, margins)
     performance = find_performance(job.driver or DEFAULT_DRIVER, settings, on_frame)
@@ -90,13 +90,15 @@ def joints(clip: Clip) -> Keypoints:
 
 
 def fit(character: CharacterImage, size: tuple[int, int], margins: Margins = "edge") -> CharacterImage:
-    """The character in a picture of `size`, as large as fits, padded with black or the colours at its edge."""
+    """The character in a picture of `size`, as large as fits, padded with black, white or the colours at its edge."""
     if character.keypoints.size == size:
         return character
     mask, place = letterbox(character.mask, size)
     background = None if character.background is None else padded(character.background, size)
     return CharacterImage(
-        image=padded(character.image, size) if margins == "edge" else letterbox(character.image, size)[0],
+        image=padded(character.image, size)
+        if margins == "edge"
+        else letterbox(character.image, size, 0 if margins == "black" else 255)[0],
         mask=mask,
         keypoints=fit_points(character.keypoints, place),
         background=background,

@@ -1,6 +1,6 @@
 """A Wan model of any family, in whatever files it came, as an engine's model.
 
-Opening reads headers only. Experts are loaded at their turn (`shelf.py`), the video autoencoder at the first job, the
+Opening reads headers only. Experts are loaded at their turn (`loader.py`), the video autoencoder at the first job, the
 text encoder where a prompt is not cached, CLIP for the one picture it looks at.
 """
 
@@ -16,21 +16,21 @@ from pasdedeux.animate.condition.wan import Prompts
 from pasdedeux.animate.perform import Bytes
 from pasdedeux.animate.segments import length_for
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle, make_bundle
-from pasdedeux.checkpoints.encoders import load_image_encoder, load_text_encoder
+from pasdedeux.checkpoints.encoders import load_image_encoder, load_text_encoder, tokenizer_of
 from pasdedeux.checkpoints.families import Family
-from pasdedeux.checkpoints.lora import parse_lora
-from pasdedeux.checkpoints.lora.distill import Preset, find_preset, recognise
+from pasdedeux.checkpoints.formats.mapped import name_of
 from pasdedeux.checkpoints.video import load_vae
 from pasdedeux.denoise import Expert, ExpertSet
 from pasdedeux.engine.duet import watching
 from pasdedeux.engine.events import Loading, OnEvent
 from pasdedeux.engine.job import GENERATE, Job
+from pasdedeux.engine.loader import ExpertLoader
 from pasdedeux.engine.model import Rehearsal, checked_device
 from pasdedeux.engine.parts import Parts
 from pasdedeux.engine.prompts import PromptCache
 from pasdedeux.engine.settings import Defaults, Settings, settle
-from pasdedeux.engine.shelf import Shelf
 from pasdedeux.engine.sources import cast
+from pasdedeux.engine.wan_loras import against, preset_of, with_preset, with_relight, with_usual_weights
 from pasdedeux.engine.wan_stages import (
     check_task,
     clip_length,
@@ -43,14 +43,21 @@ from pasdedeux.engine.wan_stages import (
 from pasdedeux.models.text import TextEncoder
 from pasdedeux.models.vae import StreamingVAE
 
+NEEDED = {
+    "text": "the text encoder, umT5 (--text)",
+    "vae": "the video autoencoder (--vae)",
+    "image": "the image encoder, CLIP (--clip)",
+}
+STARTS = {"unipc": 0.999}  # Wan's own unipc starts a thousandth below pure noise, its other solvers at it
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class WanModel:
-    """An opened Wan model; the shelf holds its experts, noisiest first."""
+    """An opened Wan model; the loader has its experts, noisiest first."""
 
     name: str
     bundle: Bundle
-    shelf: Shelf
+    loader: ExpertLoader
     device: str
     _vae: StreamingVAE | None = field(default=None)
 
@@ -63,13 +70,12 @@ class WanModel:
     def defaults(self) -> Defaults:
         """The family's, for as many experts as there are."""
         family, experts = self.family, tuple(expert.name for expert in self.bundle.experts)
-        guidance = family.guidance if len(family.guidance) == len(experts) else family.guidance[:1] * len(experts)
         _, rows, columns = self.vae_stride
         _, high, wide = family.config.patch
         return Defaults(
             experts=experts,
             bounds=self.bundle.bounds,
-            guidance=guidance,
+            guidance=guidance_of(family, experts),
             steps=family.steps,
             shift=family.shift,
             solver=family.solver,
@@ -78,9 +84,19 @@ class WanModel:
             fps=family.fps,
             size=family.size,
             grid=(columns * wide, rows * high),
-            start=0.999 if family.solver == "unipc" else 1.0,
-            shaped=True,
+            starts=STARTS,
+            least=family.least,
+            shape="nearest" if family.task == "text or image" else "cut",
         )
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What it is put together of, for a report."""
+        bundle = self.bundle
+        parts = {"vae": bundle.vae, "text": bundle.text, "tokenizer": bundle.tokenizer, "clip": bundle.image}
+        experts = {expert.name: str(expert.path) for expert in bundle.experts}
+        kinds = {"family": self.family.name, "dtype": name_of(self.loader.dtype)}
+        return kinds | experts | {part: str(path) for part, path in parts.items() if path is not None}
 
     @property
     def vae_stride(self) -> tuple[int, int, int]:
@@ -104,8 +120,7 @@ class WanModel:
     def settle(self, job: Job) -> Settings:
         """The job's settings, a distilled LoRA's preset included. Raises ValueError for what the family cannot do."""
         check_task(job, self.family)
-        preset = find_preset(job.preset, job.lora)
-        asked = job if preset is None else with_preset(job, preset)
+        asked = with_preset(job, preset_of(job, self.bundle.experts))
         settings = settle(asked, self.defaults, shape_of(job) if job.size is None else None)
         if job.mode == GENERATE:
             length = clip_length(job, self.family, self.vae_stride[0])
@@ -114,21 +129,25 @@ class WanModel:
 
     def rehearse(self, job: Job, settings: Settings, tell: OnEvent) -> Rehearsal:
         """Read what the job names, encode its words and pictures, draw its conditions."""
-        loras, told = with_relight(job, self.bundle.relight)
-        loras, usual = with_usual_weights(loras, find_preset(job.preset, job.lora))
-        notes = self.bundle.notes + told + usual + self.shelf.dress(loras)
+        for part in NEEDED:
+            if part != "image" or self.family.clip:
+                self._needed(part)
+        preset = preset_of(job, self.bundle.experts)
+        loras, told = with_relight(job, self.bundle.relight, self.family.task == "animate")
+        loras, usual = with_usual_weights(loras, preset)
+        notes = self.bundle.notes + told + usual + against(job, preset) + self.loader.use_loras(loras)
         prompts, more = self._prompts(job, settings, tell)
         if job.mode == GENERATE:
-            image, said = start_picture(job, settings.size)
+            image, said = start_picture(job, settings.size, self.family)
             features = self._features(image, tell) if image is not None and self.family.clip else None
             stage = generated_stage(self.family, self._video(tell), settings, prompts, image, features)
             return Rehearsal(settings=settings, stage=stage, notes=notes + more + said)
-        found = cast(job, settings, watching(tell), margins="black")
+        found = cast(job, settings, watching(tell), margins="black" if self.family.task == "animate" else "white")
         drivers = drivers_of(found, job.mode, self.family)
         features = self._features(drivers.reference, tell) if self.family.clip else None
         stage = driven_stage(self.family, self._video(tell), drivers, prompts, features)
         if self.family.task != "animate":  # Wan-Animate was trained on whole segments, and its reference fills them
-            settings = replace(settings, length=min(settings.length, length_for(stage.frames)))
+            settings = shortened(settings, stage.frames)
         sound = found.performance
         notes += more + found.notes + drivers.notes
         return Rehearsal(settings=settings, stage=stage, audio=sound.audio, audio_start=sound.audio_start, notes=notes)
@@ -138,10 +157,13 @@ class WanModel:
 
         def expert(position: int, guidance: float) -> Expert:
             def velocity(x: Tensor, sigma: Tensor, cond: Any, /) -> Tensor:
-                return self.shelf.take(position)(x, sigma, cond)
+                found = self.loader.expert(position)(x, sigma, cond)
+                if not torch.isfinite(found).all():
+                    raise ValueError(self._no_numbers(position))
+                return found
 
-            turn = partial(self.shelf.turn, position, lambda what: tell(Loading(what=what)))
-            return Expert(velocity, self.bundle.experts[position].name, guidance, turn)
+            residence = partial(self.loader.residence, position, lambda what: tell(Loading(what=what)))
+            return Expert(velocity, self.bundle.experts[position].name, guidance, residence)
 
         return ExpertSet(tuple(expert(k, scale) for k, scale in enumerate(settings.guidance)), settings.handoff)
 
@@ -152,82 +174,76 @@ class WanModel:
         if any(scale != 1 for scale in settings.guidance):
             texts.append(family.negative if job.negative is None else job.negative)
 
-        path, tokenizer = self._needed("text", "its prompt is read by umT5", "--text"), self.bundle.tokenizer
+        path = self._needed("text")
+        tokenizer = self.bundle.tokenizer or tokenizer_of(path)
 
         def load() -> TextEncoder:
             tell(Loading(what="the text encoder"))
-            return load_text_encoder(path, tokenizer, dtype=torch.bfloat16, device=self.device)
+            self.loader.release()
+            given = None if tokenizer == path else tokenizer
+            return load_text_encoder(path, given, dtype=torch.bfloat16, device=self.device)
 
         embedded = PromptCache().encode(texts, path, load, tokenizer=tokenizer)
         values = [embedding.values for embedding in embedded]
-        notes = tuple(embedding.note for embedding in embedded if embedding.note is not None)
+        notes = tuple(dict.fromkeys(embedding.note for embedding in embedded if embedding.note is not None))
         return Prompts(wanted=values[0], unwanted=values[1] if len(values) > 1 else None), notes
 
     def _features(self, image: Bytes, tell: OnEvent) -> Tensor:
         """What CLIP sees in a picture [H, W, 3]."""
-        path = self._needed("image", "it looks at the picture through CLIP", "--clip")
+        path = self._needed("image")
         tell(Loading(what="CLIP"))
+        self.loader.release()
         encoder = load_image_encoder(path, dtype=torch.float32, device=self.device)
         return encoder.encode(torch.from_numpy(image)).float().cpu()
 
     def _video(self, tell: OnEvent) -> StreamingVAE:
         if self._vae is None:
             tell(Loading(what="the video autoencoder"))
-            # On an accelerator memory is what lacks; on a CPU bfloat16 convolutions are slow.
-            dtype = torch.float32 if self.device == "cpu" else torch.bfloat16
-            path = self._needed("vae", "its latents are decoded by the Wan VAE", "--vae")
-            self._vae = load_vae(path, dtype=dtype, device=self.device)
+            path = self._needed("vae")
+            vae = load_vae(
+                path, dtype=torch.float32, device=self.device
+            )  # as the reference: frames go through it again
+            if (vae.channels, vae.stride) != (self.family.config.out_dim, self.vae_stride):
+                other = "2.1" if self.family.vae == "wan2.2" else "2.2"
+                raise ValueError(f"{path} is the VAE of Wan {other}; {self.family.name} needs {self.family.vae}'s.")
+            self._vae = vae
         return self._vae
 
-    def _needed(self, part: str, why: str, option: str) -> Path:
-        path = getattr(self.bundle, part)
-        if path is None:
-            raise ValueError(f"{self.name} is not enough for {self.family.name}: {why}; give that file with {option}.")
-        return path
+    def _needed(self, part: str) -> Path:
+        """A part's file. Raises ValueError that names all that are lacking: one at a time would be told for ever."""
+        if (path := getattr(self.bundle, part)) is not None:
+            return path
+        parts = [name for name in NEEDED if name != "image" or self.family.clip]
+        lacking = " and ".join(NEEDED[name] for name in parts if getattr(self.bundle, name) is None)
+        raise ValueError(f"{self.name} is not enough for {self.family.name}; it also needs {lacking}.")
+
+    def _no_numbers(self, position: int) -> str:
+        title, kind = self.loader.title(position), name_of(self.loader.dtype)
+        other = "its file may be damaged" if kind == "bfloat16" else "bfloat16 holds greater ones"
+        return f"{title.capitalize()} gives values that are not finite in {kind}: a LoRA weighs too much, or {other}."
 
 
-def with_preset(job: Job, preset: Preset) -> Job:
-    """The job with a distilled LoRA's settings where it has none of its own."""
-    guidance = ",".join(f"{scale:g}" for scale in preset.guidance)
-    return replace(
-        job,
-        steps=job.steps or preset.steps,
-        guidance=job.guidance or guidance,
-        solver=job.solver or preset.solver,
-        shift=job.shift or preset.shift,
-    )
+def shortened(settings: Settings, frames: int) -> Settings:
+    """The settings of a clip that one segment, no longer than needed, can hold; the same where it takes several."""
+    if frames > settings.length:
+        return settings
+    return replace(settings, length=length_for(frames), overlap=0)
 
 
-def with_relight(job: Job, relight: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The job's LoRAs, with the one that fits a character into another's light where somebody is replaced; and a note.
-
-    A job that names that file itself decides its weight.
-    """
-    named = [parse_lora(text).path for text in job.lora]
-    if job.mode != "replace" or relight is None or any(path.resolve() == relight.resolve() for path in named):
-        return job.lora, ()
-    said = f"{relight.name}, which lies beside the model, fits the character into the scene's light; "
-    return (*job.lora, str(relight)), (f"{said}--lora {relight}@0 leaves it out.",)
-
-
-def with_usual_weights(loras: tuple[str, ...], preset: Preset | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The LoRAs, those of a preset at its usual weight where none was given; and what to say of the preset."""
-    if preset is None:
-        return loras, ()
-    more = f"; {preset.note}" if preset.note else ""
-    said = (f"The settings are those of {preset.title}{more}.",)
-    if preset.weight == 1:
-        return loras, said
-    bare = {text for text in loras if text.endswith(str(parse_lora(text).path)) and recognise(parse_lora(text).path)}
-    weighted = tuple(f"{text}@{preset.weight:g}" if text in bare else text for text in loras)
-    return weighted, (*said, *(f"{text} is used at its usual weight, {preset.weight:g}." for text in sorted(bare)))
+def guidance_of(family: Family, experts: tuple[str, ...]) -> tuple[float, ...]:
+    """The family's scales for the experts that are here: a low-noise expert alone keeps its own."""
+    if len(family.guidance) == len(experts):
+        return family.guidance
+    own = family.guidance[-1] if experts == ("low",) else family.guidance[0]
+    return (own,) * len(experts)
 
 
 def bundle_of(name: str | None, parts: Parts) -> Bundle:
     """The bundle of a folder or file, of parts, or of both, where a part goes before the folder's."""
-    if name is None or parts.high is not None:
+    experts = parts.high or parts.low
+    if name is None or experts is not None:
         if name is not None:
-            raise ValueError(f"The experts are given twice: in {name}, and as {parts.high}; name one of them.")
+            raise ValueError(f"The experts are given twice: in {name}, and as {experts}; name one of them.")
         return make_bundle(
             parts.high, parts.low, parts.vae, parts.text, parts.tokenizer, parts.clip, family=parts.family
         )
@@ -247,6 +263,6 @@ def open_wan(name: str | None, device: str | None, parts: Parts) -> WanModel:
     """Open a folder, a file, or the parts alone. Raises ValueError where nothing fits."""
     device = checked_device(device)
     bundle = bundle_of(name, parts)
-    keep = len(bundle.experts) if device == "cpu" else 1
-    shelf = Shelf(bundle=bundle, device=device, dtype=getattr(torch, parts.dtype), keep=keep)
-    return WanModel(name=name or str(parts.high), bundle=bundle, shelf=shelf, device=device)
+    loader = ExpertLoader(bundle=bundle, device=device, dtype=getattr(torch, parts.dtype))
+    given = " + ".join(str(expert.path) for expert in bundle.experts)
+    return WanModel(name=name or given, bundle=bundle, loader=loader, device=device)

@@ -12,7 +12,7 @@ from pasdedeux.animate.condition.wan_drivers import Drivers, draw_drivers
 from pasdedeux.animate.condition.wan_image import ImageStage, StartStage
 from pasdedeux.animate.condition.wan_text import TextStage
 from pasdedeux.animate.condition.wan_vace import VaceStage
-from pasdedeux.animate.images import load_image
+from pasdedeux.animate.images import covering, load_image, resized
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.animate.perform import Bytes, Stage
 from pasdedeux.animate.preprocess.face_crops import SIDE
@@ -20,10 +20,12 @@ from pasdedeux.animate.video import probe
 from pasdedeux.checkpoints.families import Family
 from pasdedeux.engine.job import GENERATE, Job, puppet_seed
 from pasdedeux.engine.settings import Settings, Size
-from pasdedeux.engine.sources import Cast, padded
+from pasdedeux.engine.sources import Cast
 from pasdedeux.engine.staging import fitted
 from pasdedeux.models.wan.config import AnimateConfig, ControlConfig
 
+MOST_SQUEEZE = 1.05
+"""How much one side may be squeezed against the other before that shows."""
 DRIVEN = ("animate", "vace", "control")
 
 
@@ -63,12 +65,24 @@ def clip_length(job: Job, family: Family, time: int) -> int:
     return frames
 
 
-def start_picture(job: Job, size: Size) -> tuple[Bytes | None, tuple[str, ...]]:
-    """The picture a clip begins with, in the clip's size, and notes on it; its edges are drawn out over margins."""
+def start_picture(job: Job, size: Size, family: Family) -> tuple[Bytes | None, tuple[str, ...]]:
+    """The picture a clip begins with, in the clip's size, and notes on it.
+
+    Wan's 14B models squeeze it, which is a matter of a few pixels in a clip of its shape; the 5B model, and any other
+    in a clip of another shape, sees its middle.
+    """
     if job.image is None:
         return None, ()
     loaded = load_image(Path(job.image))
-    return padded(loaded.image, size), tuple(f"{job.image}: {note}" for note in loaded.notes)
+    notes = tuple(f"{job.image}: {note}" for note in loaded.notes)
+    height, width = loaded.image.shape[:2]
+    stretch = width / height * size[1] / size[0]
+    near = max(stretch, 1 / stretch) < MOST_SQUEEZE
+    if near and family.task != "text or image":
+        return resized(loaded.image, size), notes
+    if not near:
+        notes += (f"{job.image}: it is {width}x{height}, and its middle is cut out to the clip's {size[0]}x{size[1]}",)
+    return covering(loaded.image, size), notes
 
 
 def generated_stage(
@@ -99,4 +113,6 @@ def drivers_of(found: Cast, mode: str, family: Family) -> Drivers:
     """What a family that is driven takes from character and performance."""
     side = family.config.face_size if isinstance(family.config, AnimateConfig) else SIDE
     points = fitted(found, mode)
-    return draw_drivers(found.character, found.performance, points, mode, face_side=side)
+    return draw_drivers(
+        found.character, found.performance, points, mode, face_side=side, face_on_pose=family.task != "animate"
+    )

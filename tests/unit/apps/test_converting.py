@@ -34,7 +34,7 @@ def converted(output: Path, **options: Any) -> str:
 
 def test_a_pair_to_diffusers_and_back(pair: Path, tmp_path: Path) -> None:
     said = converted(tmp_path / "there", model=pair, layout="diffusers")
-    assert "expert high and low" in said
+    assert "both experts" in said
     assert "written in" in said
     bundle = find_bundle(tmp_path / "there")
     assert [expert.name for expert in bundle.experts] == ["high", "low"]
@@ -57,7 +57,7 @@ def test_the_suffix_chooses_the_container(pair: Path, tmp_path: Path) -> None:
 
 def test_one_expert_alone(pair: Path, tmp_path: Path) -> None:
     said = converted(tmp_path / "low.safetensors", model=pair, expert="low", layout="comfyui", dtype="fp8_scaled")
-    assert "expert low" in said
+    assert "the low-noise expert" in said
     assert load_file(tmp_path / "low.safetensors")["blocks.0.ffn.0.weight"].dtype == torch.float8_e4m3fn
 
 

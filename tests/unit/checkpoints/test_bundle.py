@@ -273,10 +273,12 @@ def test_files_given_one_by_one(tmp_path: Path, states: Callable[[WanConfig], St
 def test_a_pair_must_be_alike(tmp_path: Path, states: Callable[[WanConfig], State]) -> None:
     text = store(tmp_path / "text.safetensors", states(TEXT))
     image = store(tmp_path / "image.safetensors", states(IMAGE))
-    with pytest.raises(ValueError, match="are no pair: they have in_dim 16 and 36"):
+    with pytest.raises(
+        ValueError, match="are no pair: they have the weights of a text-to-video model and of an image-to-video"
+    ):
         make_bundle(high=text, low=image)
     animate = store(tmp_path / "animate.safetensors", states(ANIMATE))
-    with pytest.raises(ValueError, match="text-to-video model, and an Animate model"):
+    with pytest.raises(ValueError, match="text-to-video model and of an Animate model"):
         make_bundle(high=text, low=animate)
 
 

@@ -109,6 +109,22 @@ def test_an_impossible_start_is_refused(start):
         schedule(4, start=start)
 
 
+@steady
+@given(st.integers(2, 100), shifts, st.floats(0.5, 1.0), st.floats(0.001, 0.4))
+def test_a_schedule_may_end_anywhere_above_zero(steps, shift, start, end):
+    sigmas = schedule(steps, shift, start=start, end=end)
+    assert len(sigmas) == steps + 1
+    assert (sigmas[0], sigmas[-1]) == (shift_sigma(start, shift), 0.0)
+    assert sigmas[-2] == pytest.approx(shift_sigma(end, shift))
+    assert schedule(steps, shift, start=start, end=start / steps) == pytest.approx(schedule(steps, shift, start=start))
+
+
+@pytest.mark.parametrize("end", [0.0, 0.9, 1.0, math.nan])
+def test_an_impossible_end_is_refused(end):
+    with pytest.raises(ValueError, match="last step"):
+        schedule(4, start=0.9, end=end)
+
+
 @pytest.mark.parametrize("sigmas", [(), (0.5,), (0.5, 0.5), (0.1, 0.9), (1.2, 0.0), (0.5, -0.1), (1.0, math.nan, 0.0)])
 def test_levels_that_make_no_schedule_are_refused(sigmas):
     with pytest.raises(ValueError, match="noise levels"):

@@ -1,9 +1,11 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from pasdedeux.checkpoints.folder import read_manifest
 from pasdedeux.engine import Job, defaults_of, settle
+from pasdedeux.engine.settings import shaped_as
 
 
 def test_the_model_answers_what_the_job_leaves_open(tiny: Path) -> None:
@@ -38,3 +40,19 @@ def test_a_size_off_the_grid_is_refused_with_the_nearest(tiny: Path, size: str, 
 def test_as_many_handoffs_as_the_model_takes(tiny: Path, handoff: str) -> None:
     with pytest.raises(ValueError, match="this model takes 1"):
         settle(Job(handoff=handoff), defaults_of(read_manifest(tiny)))
+
+
+@pytest.mark.parametrize(
+    ("picture", "area", "grid", "rule", "wanted"),
+    [
+        ((1920, 1080), 832 * 480, 16, "cut", (832, 464)),
+        ((1080, 1920), 1280 * 720, 16, "cut", (720, 1280)),
+        ((1024, 1024), 1280 * 704, 32, "nearest", (960, 928)),
+        ((1280, 704), 1280 * 704, 32, "nearest", (1280, 704)),
+        ((3000, 10), 832 * 480, 16, "cut", (10944, 64)),
+    ],
+)
+def test_a_clip_has_the_shape_of_its_picture(
+    picture: tuple[int, int], area: int, grid: int, rule: Literal["cut", "nearest"], wanted: tuple[int, int]
+) -> None:
+    assert shaped_as(picture, area, (grid, grid), rule) == wanted

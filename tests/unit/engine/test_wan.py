@@ -1,5 +1,6 @@
 """Jobs with Wan models of every family, from a native folder to frames."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pasdedeux.animate.images import save_png
 from pasdedeux.animate.perform import Denoised
@@ -15,7 +17,12 @@ from pasdedeux.engine import Engine, Event, Job, Loading, Parts, Result
 Folders = Callable[[str], Path]
 GENERATED = {"wan2.2-t2v-a14b": 2, "wan2.2-i2v-a14b": 2, "wan2.2-ti2v-5b": 1, "wan2.1-i2v-14b": 1}
 DRIVEN = {"wan2.2-animate-14b": 1, "wan2.2-vace-fun-a14b": 2, "wan2.2-fun-a14b-control": 2}
+FILE = "diffusion_pytorch_model.safetensors"
 SMALL = {"steps": 4, "size": "64x64"}
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def run(folder: Path, job: Job, **parts: object) -> tuple[Result, list[Event]]:
@@ -111,7 +118,7 @@ def test_what_lacks_is_asked_for(wan_folders: Folders) -> None:
 def test_a_lora_changes_the_clip_by_its_weight(wan_folders: Folders, tmp_path: Path) -> None:
     folder = wan_folders("wan2.2-t2v-a14b")
     layer = "diffusion_model.blocks.0.self_attn.q"
-    lora = {f"{layer}.lora_A.weight": torch.randn(2, 128), f"{layer}.lora_B.weight": torch.randn(128, 2)}
+    lora = {f"{layer}.lora_A.weight": drawn(0, 2, 128), f"{layer}.lora_B.weight": drawn(1, 128, 2)}
     save_file(lora, tmp_path / "style.safetensors")
     job = {"frames": 1, "guidance": "1", **SMALL}
     plain, _ = run(folder, Job.generate("a", **job))
@@ -121,10 +128,8 @@ def test_a_lora_changes_the_clip_by_its_weight(wan_folders: Folders, tmp_path: P
     assert np.array_equal(none.frames, plain.frames)
     assert not np.array_equal(both.frames, plain.frames)
     assert not np.array_equal(low.frames, both.frames)
-    save_file(
-        {"diffusion_model.blocks.9.self_attn.q.lora_A.weight": torch.randn(2, 128)}, tmp_path / "other.safetensors"
-    )
-    with pytest.raises(ValueError, match="other"):
+    save_file({"diffusion_model.blocks.9.self_attn.q.lora_A.weight": drawn(0, 2, 128)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="has a place in this model"):
         run(folder, Job.generate("a", lora=(str(tmp_path / "other.safetensors"),), **job))
 
 
@@ -133,9 +138,7 @@ def test_a_distilled_pair_brings_its_settings(wan_folders: Folders, tmp_path: Pa
     files = []
     for expert in ("high", "low"):
         files.append(tmp_path / f"wan2.2_t2v_lightx2v_4steps_lora_v1.1_{expert}_noise.safetensors")
-        save_file(
-            {f"{layer}.lora_A.weight": torch.randn(2, 128), f"{layer}.lora_B.weight": torch.randn(128, 2)}, files[-1]
-        )
+        save_file({f"{layer}.lora_A.weight": drawn(0, 2, 128), f"{layer}.lora_B.weight": drawn(1, 128, 2)}, files[-1])
     job = Job.generate("a", lora=tuple(map(str, files)), frames=1, size="64x64")
     made, events = run(wan_folders("wan2.2-t2v-a14b"), job)
     sigmas = [event.step.sigma for event in events if isinstance(event, Denoised)]
@@ -145,21 +148,20 @@ def test_a_distilled_pair_brings_its_settings(wan_folders: Folders, tmp_path: Pa
     assert any("high" in note for note in made.report.notes)
 
 
-def test_replacing_uses_the_relighting_lora(wan_folders: Folders) -> None:
-    folder = wan_folders("wan2.2-animate-14b")
+def test_replacing_uses_the_relighting_lora(wan_folders: Folders, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(wan_folders("wan2.2-animate-14b"), tmp_path / "model"))
     lora = {
-        f"blocks.{i}.self_attn.q.lora_{half}.default.weight": torch.randn(shape)
+        f"blocks.{i}.self_attn.q.lora_{half}.default.weight": drawn(i, *shape)
         for i in range(2)
         for half, shape in (("A", (2, 128)), ("B", (128, 2)))
     }
-    torch.save({"state_dict": lora}, folder / "relighting_lora.ckpt")
     job = {"character": "puppet:3", "driver": "puppet:4", "frames": 5, **SMALL}
-    try:
-        with_it, _ = run(folder, Job.replace(**job))
-        without, _ = run(folder, Job.replace(**job, lora=(f"{folder / 'relighting_lora.ckpt'}@0",)))
-        own_place, _ = run(folder, Job.animate(**job))
-    finally:
-        (folder / "relighting_lora.ckpt").unlink()
+    absent, _ = run(folder, Job.replace(**job))
+    assert any("no relighting LoRA" in note for note in absent.report.notes)
+    torch.save({"state_dict": lora}, folder / "relighting_lora.ckpt")
+    with_it, _ = run(folder, Job.replace(**job))
+    without, _ = run(folder, Job.replace(**job, lora=(f"{folder / 'relighting_lora.ckpt'}@0",)))
+    own_place, _ = run(folder, Job.animate(**job))
     assert any("leaves it out" in note for note in with_it.report.notes)
     assert not np.array_equal(with_it.frames, without.frames)
     assert not any("relighting" in note for note in own_place.report.notes)
@@ -168,8 +170,8 @@ def test_replacing_uses_the_relighting_lora(wan_folders: Folders) -> None:
 @pytest.mark.parametrize(
     ("family", "job", "said"),
     [
-        ("wan2.2-t2v-a14b", Job.animate(), "generate"),
-        ("wan2.2-animate-14b", Job.generate("a"), "animate"),
+        ("wan2.2-t2v-a14b", Job.animate(), "makes clips of a prompt"),
+        ("wan2.2-animate-14b", Job.generate("a"), "use animate, not generate"),
         ("wan2.2-t2v-a14b", Job(mode="generate"), "needs a prompt"),
         ("wan2.2-i2v-a14b", Job.generate("a"), "--image"),
         ("wan2.2-t2v-a14b", Job.generate("a", image="x.png"), "takes no picture"),
@@ -188,7 +190,7 @@ def test_what_a_family_cannot_do(wan_folders: Folders, family: str, job: Job, sa
 def test_swapped_experts_are_refused(wan_folders: Folders) -> None:
     folder = wan_folders("wan2.2-t2v-a14b")
     high, low = (folder / f"{name}_noise_model/diffusion_pytorch_model.safetensors" for name in ("high", "low"))
-    with pytest.raises(ValueError, match="low"):
+    with pytest.raises(ValueError, match="wrong way round"):
         Engine.open(None, "cpu", Parts(high=low, low=high))
 
 
@@ -199,15 +201,78 @@ def test_the_shape_is_the_pictures(wan_folders: Folders, picture: Path) -> None:
 
 
 def test_weights_are_what_runs(wan_folders: Folders, tmp_path: Path) -> None:
-    folder = wan_folders("wan2.2-t2v-a14b")
-    path = folder / "high_noise_model" / "diffusion_pytorch_model.safetensors"
-    kept, job = path.read_bytes(), Job.generate("a", frames=1, guidance="1", **SMALL)
+    folder = Path(shutil.copytree(wan_folders("wan2.2-t2v-a14b"), tmp_path / "wan2.2-t2v-a14b"))
+    path, job = folder / "high_noise_model" / FILE, Job.generate("a", frames=1, guidance="1", **SMALL)
     before, _ = run(folder, job)
     tensors = load_file(path)
     tensors["head.head.bias"] = tensors["head.head.bias"] + 1
+    path.unlink()  # not written over: the first run may still have it mapped
     save_file(tensors, path)
-    try:
-        after, _ = run(folder, job)
-    finally:
-        path.write_bytes(kept)
+    after, _ = run(folder, job)
     assert not np.array_equal(before.frames, after.frames)
+
+
+def test_jobs_of_one_engine_do_not_leave_their_loras_behind(wan_folders: Folders, tmp_path: Path) -> None:
+    layer, path = "diffusion_model.blocks.0.self_attn.q", tmp_path / "style.safetensors"
+    halves = {f"{layer}.lora_A.weight": drawn(0, 2, 128), f"{layer}.lora_B.weight": drawn(1, 128, 2)}
+    save_file(halves, path)
+    job = {"frames": 1, "guidance": "1", **SMALL}
+    plain, styled = Job.generate("a", **job), Job.generate("a", lora=(str(path),), **job)
+    with Engine.open(wan_folders("wan2.2-t2v-a14b"), "cpu", Parts(dtype="float32")) as engine:
+        first, second, third = (engine.run(one).frames for one in (plain, styled, plain))
+        assert np.array_equal(first, third)
+        assert not np.array_equal(first, second)
+        path.unlink()
+        save_file({**halves, f"{layer}.lora_B.weight": -drawn(1, 128, 2)}, path)
+        again = engine.run(styled)
+    assert not np.array_equal(again.frames, second)
+    assert any("all of its 2 keys have a place" in note for note in again.report.notes)
+
+
+@pytest.mark.parametrize("family", DRIVEN)
+@pytest.mark.parametrize("frames", [1, 4, 5])
+def test_a_short_performance_is_one_segment(wan_folders: Folders, family: str, frames: int) -> None:
+    job = Job.animate(character="puppet:3", driver="puppet:4", frames=frames, prompt="a", steps=1, size="64x64")
+    made, _ = run(wan_folders(family), job)
+    assert (len(made.frames), made.report.segments) == (frames, 1)
+
+
+def test_a_long_performance_is_chained(wan_folders: Folders) -> None:
+    job = Job.animate(character="puppet:3", driver="puppet:4", frames=79, prompt="a", steps=1, size="64x64")
+    made, events = run(wan_folders("wan2.2-animate-14b"), job)
+    assert (len(made.frames), made.report.segments) == (79, 2)
+    assert {event.segment for event in events if isinstance(event, Denoised)} == {0, 1}
+
+
+def test_a_vae_of_the_other_kind_is_refused(wan_folders: Folders) -> None:
+    other = wan_folders("wan2.2-ti2v-5b") / "Wan2.2_VAE.pth"
+    with pytest.raises(ValueError, match=r"is the VAE of Wan 2.2; wan2.2-t2v-a14b needs wan2.1's"):
+        run(wan_folders("wan2.2-t2v-a14b"), Job.generate("a", frames=1, **SMALL), vae=other)
+
+
+def test_a_low_noise_expert_alone_keeps_its_guidance(wan_folders: Folders) -> None:
+    low = wan_folders("wan2.2-t2v-a14b") / "low_noise_model"
+    with Engine.open(None, "cpu", Parts(low=low, family="wan2.2-t2v-a14b")) as engine:
+        assert engine.model.defaults.guidance == (3.0,)
+
+
+def test_levels_are_those_of_the_familys_makers(wan_folders: Folders) -> None:
+    with Engine.open(wan_folders("wan2.2-vace-fun-a14b"), "cpu") as engine:
+        sigmas = engine.model.settle(Job(prompt="a")).sigmas
+        assert sigmas[-4:] == pytest.approx((0.398, 0.284, 0.126, 0), abs=1e-3)
+        assert engine.model.settle(Job(prompt="a", solver="unipc")).sigmas[0] == pytest.approx(0.99992, abs=1e-5)
+        distilled = engine.model.settle(Job(prompt="a", preset="lightning"))
+        assert distilled.sigmas == pytest.approx((1, 0.9375, 0.83333, 0.625, 0), abs=1e-4)
+
+
+def test_a_picture_fills_the_clip(wan_folders: Folders, tmp_path: Path) -> None:
+    image = np.zeros((40, 120, 3), np.uint8)
+    image[:, 40:80] = 255
+    save_png(tmp_path / "wide.png", image, {})
+    job = Job.generate("a", image=tmp_path / "wide.png", frames=1, **SMALL)
+    for family in ("wan2.2-i2v-a14b", "wan2.2-ti2v-5b"):
+        with Engine.open(wan_folders(family), "cpu") as engine:
+            settings = engine.model.settle(job)
+            prepared = engine.model.rehearse(job, settings, lambda event: None)
+        assert (prepared.stage.image[:, 2:-2] == 255).all()  # the middle third, and no margin
+        assert any("its middle is cut out" in note for note in prepared.notes)

@@ -1,12 +1,15 @@
 """One model in every layout: the same words give the same clip, or one that is nearly it where weights are packed."""
 
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from pasdedeux.checkpoints.bundle import find_bundle
+from pasdedeux.apps.converting import ConvertOptions, convert_model
+from pasdedeux.checkpoints.bundle import find_bundle, make_bundle
 from pasdedeux.checkpoints.convert import Target, convert_pair
 from pasdedeux.engine import Engine, Job, Parts
 
@@ -71,3 +74,17 @@ def test_packed_layouts_give_nearly_the_same(
     made = clip_of(written(target, whole, tmp_path), whole)
     away = np.abs(made.astype(float) - wanted).mean()
     assert 0 < away < 0.5 * wanted.std()
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", "bfloat16"), (".gguf", "Q8_0")])
+def test_experts_written_one_by_one_know_who_they_are(
+    wan_folders: Folders, tmp_path: Path, suffix: str, dtype: str
+) -> None:
+    whole, files = wan_folders("wan2.2-t2v-a14b"), []
+    for name, expert in (("a", "high"), ("b", "low")):
+        files.append(tmp_path / f"{name}{suffix}")
+        convert_model(files[-1], ConvertOptions(model=whole, expert=expert, dtype=dtype), Console(file=StringIO()))
+    bundle = make_bundle(high=files[0], low=files[1])
+    assert bundle.family.name == "wan2.2-t2v-a14b"
+    with pytest.raises(ValueError, match="wrong way round"):
+        make_bundle(high=files[1], low=files[0])

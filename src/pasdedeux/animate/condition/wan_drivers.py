@@ -20,12 +20,11 @@ from torch import Tensor
 from pasdedeux.animate.condition.wan import Bytes, to_video
 from pasdedeux.animate.images import letterbox
 from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
-from pasdedeux.animate.preprocess.draw import draw_skeleton
+from pasdedeux.animate.preprocess.draw import draw_performer, draw_skeleton
 from pasdedeux.animate.preprocess.face_crops import SIDE, face_crops
 
 MODES = ("animate", "replace")
 DILATION, DILATIONS = 7, 3  # pixels of the square, and how often: Wan-Animate's
-BLACK, WHITE = 0, 255
 
 
 class Clip(Protocol):
@@ -99,11 +98,11 @@ def draw_drivers(
     mode: str,
     *,
     face_side: int = SIDE,
-    margin: int = BLACK,
+    face_on_pose: bool = False,
 ) -> Drivers:
     """Everything of a performance. `points` are its keypoints already fitted to the character, in the output's size.
 
-    margin: what surrounds the character's picture where its shape is another: Wan-Animate's black, or white. Raises
+    face_on_pose: whether the pose shows the face in dots, as VACE and Fun know it; Wan-Animate has its crops. Raises
     InputError where replace mode lacks the performer's pictures, ValueError for another mode.
     """
     if mode not in MODES:
@@ -112,10 +111,16 @@ def draw_drivers(
         raise ValueError(f"There are {len(points)} frames of points for a performance of {len(performance.keypoints)}.")
     crops = face_crops(performance, face_side)
     background, mask = _emptied(performance, points.size) if mode == "replace" else (None, None)
+
+    def pose(i: int) -> Bytes:
+        if face_on_pose:
+            return draw_performer(points.body[i], points.hands[i], points.face[i], points.size)
+        return draw_skeleton(points.body[i], points.hands[i], points.size)
+
     return Drivers(
-        pose=Drawn(len(points), lambda i: draw_skeleton(points.body[i], points.hands[i], points.size)),
+        pose=Drawn(len(points), pose),
         face=crops,
-        reference=letterbox(character.image, points.size, margin)[0],
+        reference=letterbox(character.image, points.size)[0],
         background=background,
         mask=mask,
         notes=face_notes(performance, crops.missing),

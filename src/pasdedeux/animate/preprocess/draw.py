@@ -9,7 +9,7 @@ import numpy as np
 
 from pasdedeux.animate.preprocess.draw_face import draw_face
 
-__all__ = ["draw_face", "draw_skeleton", "stick_width"]
+__all__ = ["draw_face", "draw_performer", "draw_skeleton", "stick_width"]
 
 # Limbs as (from, to) body points; limb i has colour i at 0.6, joint i colour i in full.
 LIMBS = (
@@ -39,6 +39,10 @@ def _hue(fraction: float) -> tuple[float, float, float]:
 
 
 FINGER_COLORS = tuple(_hue(edge / len(FINGERS)) for edge in range(len(FINGERS)))
+
+TOES = (18, 19)
+OUTLINE, FACE_THRESHOLD = 68, 0.3
+WHITE = (255, 255, 255)
 
 SUBPIXEL_BITS = 4  # OpenCV's fixed point: 1/16 pixel
 FAR = 1e5  # pixels
@@ -79,6 +83,19 @@ def draw_skeleton(
     _dots(canvas, body[joints], stick, [COLORS[joint] for joint in joints], bits)
     for hand in () if hands is None else hands:
         _hand(canvas, hand, hand_stick, threshold, bits)
+    return canvas
+
+
+def draw_performer(body: np.ndarray, hands: np.ndarray, face: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The skeleton as the control models of VACE and Fun know it, from DWPose: no toes, and the face [70, 3] in dots.
+
+    Its dots have a radius of 3 pixels in a picture of 512; the pupils are none of its points.
+    """
+    walker = body.copy()
+    walker[TOES, 2] = 0
+    canvas = draw_skeleton(walker, hands, size)
+    seen = face[:OUTLINE][face[:OUTLINE, 2] >= FACE_THRESHOLD]
+    _dots(canvas, seen, max(round(3 * min(size) / 512), 1), [WHITE] * len(seen), 0)
     return canvas
 
 

@@ -57,6 +57,8 @@ def _only(folder: Path) -> Path:
 def _open_file(path: Path) -> Weights:
     with path.open("rb") as file:
         first = file.read(16)
+    if not first:
+        raise ValueError(f"{path} is not a file of weights: it is empty (0 bytes).")
     if first.startswith(MAGIC):
         return open_gguf(path)
     if first.startswith(b"PK\x03\x04"):

@@ -9,6 +9,7 @@ trust one more of them.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +40,11 @@ SAFE_TYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-OURS = (".safetensors", ".gguf", "config.json", "model_index.json", ".safetensors.index.json")
+# What a folder may hold that is written over: other weights may be the only copy of somebody's model.
+OURS = re.compile(
+    r"((high_noise_model|low_noise_model|transformer|transformer_2)/)?"
+    rf"(config\.json|model_index\.json|{SHARD_NAME}(-\d+-of-\d+)?\.safetensors(\.index\.json)?)"
+)
 
 
 @contextmanager
@@ -62,17 +67,22 @@ def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def check_free(out: Path, overwrite: bool = False) -> None:
-    """Raise ValueError unless `out` may be written."""
+def check_free(out: Path, overwrite: bool = False, *, folder: bool | None = None) -> None:
+    """Raise ValueError unless `out` may be written; folder: as a folder or as a file, where that is known."""
+    place = next(parent for parent in out.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise ValueError(f"{out} cannot be written: {place} is no folder.")
     if not out.exists():
         return
     if not overwrite:
-        raise ValueError(f"{out} exists already; give another name, or say that it may be overwritten.")
-    strange = (
-        [path for path in out.rglob("*") if path.is_file() and not path.name.endswith(OURS)] if out.is_dir() else []
-    )
+        raise ValueError(f"{out} exists already; give another name, or say that it may be overwritten (--overwrite).")
+    if folder is not None and out.is_dir() != folder:
+        kinds = ("folder", "file") if out.is_dir() else ("file", "folder")
+        raise ValueError("{} is a {}, and no {} is written over it; give another name.".format(out, *kinds))
+    inside = sorted(path for path in out.rglob("*") if not path.is_dir()) if out.is_dir() else []
+    strange = [path.name for path in inside if not OURS.fullmatch(path.relative_to(out).as_posix())]
     if strange:
-        raise ValueError(f"{out} is not overwritten, because it holds more than a model: {strange[0].name}.")
+        raise ValueError(f"{out} is not overwritten, because it holds more than a model: {strange[0]}.")
 
 
 def remove(path: Path) -> None:

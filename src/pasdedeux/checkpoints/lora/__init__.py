@@ -2,7 +2,7 @@
 
 from pasdedeux.checkpoints.lora.change import Change, LoRA
 from pasdedeux.checkpoints.lora.choice import LoRAChoice, assign, expert_of, parse_lora
-from pasdedeux.checkpoints.lora.files import config_beside, fit_loras, read_lora
+from pasdedeux.checkpoints.lora.files import config_beside, fit_loras, read_lora, title_of
 from pasdedeux.checkpoints.lora.merge import Merged, merge
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "merge",
     "parse_lora",
     "read_lora",
+    "title_of",
 ]

@@ -149,13 +149,17 @@ class LoRA:
             lines.append(f"{rank}, {'alpha given' if self.alphas else 'no alpha, so taken as the rank'}")
         if self.expert is not None:
             lines.append(f"made for the {self.expert}-noise expert")
-        lines.append(
-            f"changes {len(self.changes)} weights, {self.coverage:.0%} of the linear layers; {len(self.matched)} of "
-            f"{len(self.matched) + len(self.unmatched)} keys have a place in the model"
-        )
+        lines.append(self.summary())
         if self.other_expert:
             lines.append(f"{len(self.other_expert)} keys are for the other expert")
         return (*lines, *self.doubts())
+
+    def summary(self) -> str:
+        """How much of the model it changes, and how much of it has a place there."""
+        keys = len(self.matched) + len(self.unmatched)
+        found = "all of its" if not self.unmatched else f"{len(self.matched)} of its"
+        share = f"{len(self.changes)} weights, {self.coverage:.0%} of the linear layers"
+        return f"changes {share}; {found} {keys} keys have a place in the model"
 
     def doubts(self) -> tuple[str, ...]:
         """What may not be as it was meant: keys without a place, layers whose alpha is missing."""

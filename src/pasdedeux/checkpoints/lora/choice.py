@@ -96,9 +96,8 @@ def _given(lora: LoRAChoice, said: Expert | None, experts: Sequence[str]) -> tup
 
 def _has(lora: LoRAChoice, expert: Expert, experts: Sequence[str]) -> tuple[str, ...]:
     if expert not in experts:
-        raise ValueError(
-            f"{lora.path} is for the {expert}-noise expert, which this model has not; it has {' and '.join(experts)}."
-        )
+        held = "is one, without high and low" if list(experts) == ["model"] else f"has {' and '.join(experts)}"
+        raise ValueError(f"{lora.path} is for the {expert}-noise expert, which this model has not; it {held}.")
     return (expert,)
 
 

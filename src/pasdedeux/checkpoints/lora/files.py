@@ -68,8 +68,14 @@ def fit_loras(
             (read_lora(files[one.path], shapes, config=config_beside(one.path), expert=expert), one.weight)
             for one in mine
         )
-        said += [f"In the {name} expert, {doubt}" for lora, _ in fitted[name] for doubt in lora.doubts()]
+        said += [f"In {title_of(name)}, {lora.path.name} {lora.summary()}." for lora, _ in fitted[name]]
+        said += [f"In {title_of(name)}, {doubt}" for lora, _ in fitted[name] for doubt in lora.doubts()]
     return fitted, tuple(said)
+
+
+def title_of(expert: str) -> str:
+    """What an expert is called in a sentence."""
+    return "the model" if expert == "model" else f"the {expert} expert"
 
 
 def config_beside(path: Path) -> Mapping[str, Any] | None:

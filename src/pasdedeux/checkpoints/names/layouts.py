@@ -5,7 +5,8 @@ what it holds.
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,12 @@ from pasdedeux.checkpoints.names.swaps import evidence
 from pasdedeux.checkpoints.tensors import Weights
 
 Kind = Literal["transformer", "vae", "text", "image", "lora"]
+TITLES: Mapping[Kind, str] = {
+    "transformer": "a Wan transformer",
+    "vae": "a video autoencoder (VAE)",
+    "text": "a text encoder (umT5)",
+    "image": "a picture encoder (CLIP)",
+}
 SUFFIXES = (".safetensors", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 INDEX = ".safetensors.index.json"
 SHARD = "-of-"
@@ -111,6 +118,18 @@ def kind_of(weights: Weights) -> Kind | None:
     if "patch_embedding.weight" in every and any(name.startswith("blocks.") for name in names):
         return "transformer"
     return "vae" if vae_version(vae_names(weights)) else None
+
+
+@contextmanager
+def needed_as(wanted: Kind, weights: Weights) -> Iterator[None]:
+    """Inside, a ValueError about strange names becomes one that says what the file is instead, where that is known."""
+    try:
+        yield
+    except ValueError as error:
+        held = kind_of(weights)
+        if held is None or held == wanted or held not in TITLES:
+            raise
+        raise ValueError(f"{weights.path} is {TITLES[held]}, but here {TITLES[wanted]} is needed.") from error
 
 
 def fitting_parts(places: Places, family: Family) -> Parts:
@@ -207,7 +226,8 @@ def _pair(model: Path, found: Sequence[Weights]) -> tuple[Place, ...]:
         if ("high" in said and said[0] != said[1]) or said in (["low", None], [None, "low"]):
             high, low = found if said[0] == "high" or said[1] == "low" else reversed(found)
             return (Place(path=_given_path(high), expert="high"), Place(path=_given_path(low), expert="low"))
-    listed = ", ".join(weights.path.name for weights in found[:4]) + (" and more" if len(found) > 4 else "")
+    names = (_given_path(weights).relative_to(model) for weights in found[:4])
+    listed = ", ".join(map(str, names)) + (" and more" if len(found) > 4 else "")
     raise ValueError(
         f"{model} holds {len(found)} Wan transformers ({listed}), and it cannot be told which to use: "
         "name one or two with --high and --low."

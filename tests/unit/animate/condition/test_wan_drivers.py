@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pasdedeux.animate.condition.wan import known_frames_mask, to_video
 from pasdedeux.animate.condition.wan_drivers import (
-    WHITE,
     Drivers,
     begun,
     by_latent_frame,
@@ -79,14 +78,29 @@ def test_replace_empties_the_place_where_the_person_is(character, performance):
 def test_the_character_is_letterboxed(character, performance):
     wide = character.keypoints.scaled((512, 256))
     moved = replace(performance.keypoints.scaled((512, 256)), view=None)
-    black, white = (
-        draw_drivers(character, performance, moved, "animate", margin=margin).reference for margin in (0, WHITE)
-    )
+    black = draw_drivers(character, performance, moved, "animate").reference
     assert wide.size == (512, 256)
     assert black.shape == (256, 512, 3)
     np.testing.assert_array_equal(black[:, 128:384], character.image)
     assert not black[:, :128].any()
-    assert (white[:, 384:] == 255).all()
+    assert not black[:, 384:].any()
+
+
+def test_the_face_is_on_the_pose_where_it_is_wanted(character, performance):
+    moved = retarget(performance.keypoints, character.keypoints)
+    plain = draw_drivers(character, performance, moved, "animate").pose[[3]][0]
+    dotted = draw_drivers(character, performance, moved, "animate", face_on_pose=True).pose[[3]][0]
+    changed = (plain != dotted).any(axis=-1)
+    added = changed & (dotted == 255).all(axis=-1)
+    face = moved.face[3, :68, :2].round().astype(int)
+    assert added[face[:, 1], face[:, 0]].mean() > 0.9
+    rows, columns = np.nonzero(changed & ~added)
+    toes = moved.body[3, (18, 19), :2]
+    # What else changed are the toes and the sticks that lead to them.
+    ankles = moved.body[3, (10, 13), :2]
+    reach = max(np.linalg.norm(toes - ankles, axis=1).max() + 4, 8)
+    for x, y in zip(columns, rows, strict=True):
+        assert min(np.linalg.norm(ankles - (x, y), axis=1).min(), np.linalg.norm(toes - (x, y), axis=1).min()) < reach
 
 
 def test_what_is_missing_is_said(character, performance):

@@ -383,7 +383,7 @@ def test_what_has_no_place_is_listed(tmp_path: Path, shapes: dict[str, tuple[int
     report = "\n".join(lora.report())
     assert "rank 2, no alpha" in report
     assert "1 weights" in report
-    assert "2 of 7 keys" in report
+    assert "2 of its 7 keys" in report
     assert lora.made_for in report
     assert 0 < lora.coverage < 0.1
     only = {key: t for key, t in tensors.items() if "k_img" in key}
