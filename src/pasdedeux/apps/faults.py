@@ -9,6 +9,12 @@ import typer
 
 PACKAGE = Path(__file__).parents[1]
 USER_FAULT, STOPPED = 2, 130
+EXTRAS = {
+    **dict.fromkeys(("gguf", "huggingface_hub", "tokenizers", "transformers"), "wan"),
+    **dict.fromkeys(("skimage", "scipy"), "evaluate"),
+    "mediapipe": "people",
+}
+"""Which extra brings a package that not everybody needs."""
 
 
 @contextmanager
@@ -19,6 +25,11 @@ def user_faults() -> Iterator[None]:
     except KeyboardInterrupt as error:
         typer.echo("Stopped.", err=True)
         raise typer.Exit(STOPPED) from error
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise fail(f"This needs the package {error.name}: pip install 'pasdedeux[{extra}]'.") from error
     except OSError as error:
         raise fail(_system(error)) from error
     except (MemoryError, RuntimeError) as error:

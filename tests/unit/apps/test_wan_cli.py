@@ -232,3 +232,13 @@ def test_a_report_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"r.json could not be written: No space left on device\."):
         write_report(Full(), (), tmp_path / "r.json")  # type: ignore[arg-type]
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+@pytest.mark.parametrize(("package", "extra"), [("gguf", "wan"), ("mediapipe.tasks", "people")])
+def test_a_package_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], package: str, extra: str) -> None:
+    with pytest.raises(typer.Exit) as left, user_faults():
+        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+    assert left.value.exit_code == 2
+    assert f"needs the package {package}: pip install 'pasdedeux[{extra}]'" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError), user_faults():
+        raise ModuleNotFoundError("No module named 'ours'", name="ours")
