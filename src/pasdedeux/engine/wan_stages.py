@@ -110,9 +110,12 @@ def driven_stage(family: Family, vae: VideoVAE, drivers: Drivers, prompts: Promp
 
 
 def drivers_of(found: Cast, mode: str, family: Family) -> Drivers:
-    """What a family that is driven takes from character and performance."""
+    """What a family that is driven takes from character and performance.
+
+    To replace somebody the pose is the performer's own, unfitted, as in the reference: the character fills the place.
+    """
     side = family.config.face_size if isinstance(family.config, AnimateConfig) else SIDE
-    points = fitted(found, mode)
+    points = found.performance.keypoints if mode == "replace" else fitted(found, mode)
     return draw_drivers(
         found.character, found.performance, points, mode, face_side=side, face_on_pose=family.task != "animate"
     )
