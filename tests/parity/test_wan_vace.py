@@ -1,7 +1,6 @@
 """WanVaceTransformer against WanVACETransformer3DModel of diffusers, with the same random weights, float32."""
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from pasdedeux.models.wan import WAN_MODELS, VaceConfig, WanVaceTransformer
 
-STATE_DICTS = Path(__file__).parents[2] / "../shared/notes/state_dicts"
+Shapes = dict[str, tuple[int, ...]]
 GRID = (3, 8, 12)
 TOKENS = 3 * 4 * 6
 CONFIG = VaceConfig(dim=48, ffn_dim=96, heads=2, layers=5, text_dim=20, freq_dim=32, vace_dim=12, vace_layers=(0, 2, 3))
@@ -60,13 +59,10 @@ def test_gradients(tiny: Any, pair: tuple[Any, Any]) -> None:
     tiny.assert_same_gradients(ours, theirs)
 
 
-def test_names_and_shapes_are_those_of_the_released_checkpoint(tiny: Any) -> None:
-    path = STATE_DICTS / "wan-vace-14b.diffusers.json"
-    if not path.exists():
-        pytest.skip("the full lists are not beside this checkout")
+def test_names_and_shapes_are_those_of_the_released_checkpoint(tiny: Any, listed: Callable[[str], Shapes]) -> None:
     config = WAN_MODELS["wan2.2-vace-fun-a14b"]
     assert isinstance(config, VaceConfig)
     with torch.device("meta"):
         state = WanVaceTransformer(config).state_dict()
-    found = {name: list(value.shape) for name, value in tiny.their_weights(config, state).items()}
-    assert found == json.loads(path.read_text())
+    found = {name: tuple(value.shape) for name, value in tiny.their_weights(config, state).items()}
+    assert found == listed("wan-vace-14b.diffusers")

@@ -1,9 +1,7 @@
-"""Key lists of the released models, and weights that lie in memory."""
+"""Weights that lie in memory, and some that must not be read."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,30 +9,11 @@ from torch import Tensor
 
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
-DATA = Path(__file__).parent / "data"
 Shapes = dict[str, tuple[int, ...]]
-
-
-def expand(record: Mapping[str, Any]) -> Shapes:
-    """Rows of (name with a # for a number, shape, the numbers) as names and shapes."""
-    shapes: Shapes = {}
-    for template, shape, numbers in record["rows"]:
-        spans = [span.partition("-") for span in numbers.split(",") if span]
-        every = [n for first, _, last in spans for n in range(int(first), int(last or first) + 1)]
-        for name in [template.replace("#", str(n)) for n in every] or [template]:
-            shapes[name] = tuple(shape)
-    assert len(shapes) == record["tensors"]
-    return shapes
 
 
 def unread() -> Tensor:
     raise AssertionError("nobody should have read this")
-
-
-@pytest.fixture(scope="session")
-def listed() -> Callable[[str], Shapes]:
-    """Names and shapes of a released model, as `listed("wan2.2-t2v-a14b.native")`."""
-    return lambda name: expand(json.loads((DATA / f"{name}.json").read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -62,9 +62,8 @@ def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
         if out.is_dir():  # a folder cannot be moved over another
             shutil.rmtree(out)
         partial.replace(out)
-    except BaseException:
-        remove(partial)
-        raise
+    finally:
+        remove(partial)  # on every way out but the one on which it has its name by now
 
 
 def check_free(out: Path, overwrite: bool = False, *, folder: bool | None = None) -> None:
