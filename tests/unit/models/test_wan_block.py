@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from pasdedeux.models.wan import WanConfig
-from pasdedeux.models.wan.layers import Block, Context, Rope, Timestep, rope_table
+from pasdedeux.models.wan.layers import Block, Contexts, Rope, Timestep, rope_table
 
 CONFIG = WanConfig(dim=48, ffn_dim=130, heads=2, layers=1)  # feed-forward 2.7 times the width, as in the 14B
 
@@ -61,7 +61,7 @@ def plain_rotate(x: Tensor, rope: Rope) -> Tensor:
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
-def plain_block(block: Block, x: Tensor, timestep: Timestep, context: Context, rope: Rope) -> Tensor:
+def plain_block(block: Block, x: Tensor, timestep: Timestep, contexts: Contexts, rope: Rope) -> Tensor:
     """The reference order, whole: norm1, self-attention, norm3, cross-attention, norm2, ffn."""
     a, c = block.self_attn, block.cross_attn
     e = (block.modulation.float() + timestep.projection)[timestep.index].unbind(2)
@@ -75,7 +75,7 @@ def plain_block(block: Block, x: Tensor, timestep: Timestep, context: Context, r
     x = (x.float() + y * e[2]).to(x.dtype)
     h = F.layer_norm(x.float(), x.shape[-1:], block.norm3.weight.float(), block.norm3.bias.float(), 1e-6).to(x.dtype)
     q = plain_rms(c.q(h), c.norm_q.weight).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
-    x = x + c.o(sum(F.scaled_dot_product_attention(q, s.k, s.v).transpose(1, 2).flatten(2) for s in context))
+    x = x + c.o(sum(F.scaled_dot_product_attention(q, s.k, s.v).transpose(1, 2).flatten(2) for s in contexts.of(c)))
     norm = F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
     h = (norm * (1 + e[4]) + e[3]).to(x.dtype)
     return (x.float() + block.ffn(h).float() * e[5]).to(x.dtype)
@@ -90,9 +90,10 @@ def case(tokens: int, levels: int = 0, dtype: torch.dtype = torch.float32) -> tu
     index = torch.randint(levels, (1, tokens)) if levels else torch.zeros(1, 1, dtype=torch.long)
     rows = max(levels, 1)
     timestep = Timestep(embedding=torch.randn(rows, 48), projection=torch.randn(rows, 6, 48), index=index)
-    context = (block.cross_attn.text_context(torch.randn(1, 9, 48, dtype=dtype)),)
+    contexts = Contexts(torch.randn(1, 9, 48, dtype=dtype))
+    contexts.of(block.cross_attn)  # made at the first turn, which is not what is looked at here
     rope = rope_table((tokens // 64, 8, 8), CONFIG.head_dim, torch.device("cpu"))
-    return block, (torch.randn(1, tokens, 48, dtype=dtype), timestep, context, rope)
+    return block, (torch.randn(1, tokens, 48, dtype=dtype), timestep, contexts, rope)
 
 
 @pytest.mark.parametrize("levels", [0, 2])

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pasdedeux.models.wan import WanConfig, WanTransformer
-from pasdedeux.models.wan.layers import PatchEmbedding, rope_table, rotate, timestep_features
+from pasdedeux.models.wan.layers import Contexts, PatchEmbedding, rope_table, rotate, timestep_features
 
 TINY = WanConfig(dim=48, ffn_dim=96, heads=2, layers=3, text_dim=20, freq_dim=32)
 GRID = (3, 8, 12)
@@ -67,8 +67,8 @@ def test_text_is_padded_with_zeros_that_are_attended_to() -> None:
         cond = net.prepare(text=text, grid=GRID)
         same = net.prepare(text=padded, grid=GRID)
         x, t = noise(1, 16, *GRID), torch.tensor([500.0])
-        few = tuple(tuple(type(s)(s.k[:, :, :7], s.v[:, :, :7]) for s in context) for context in cond.contexts)
-        assert cond.contexts[0][0].k.shape == (1, 2, 512, 24)
+        few = Contexts(cond.contexts.words[:, :7])
+        assert cond.contexts.of(net.blocks[0].cross_attn)[0].k.shape == (1, 2, 512, 24)
         assert torch.equal(net(x, t, cond), net(x, t, same))
         assert not torch.allclose(net(x, t, cond), net(x, t, replace(cond, contexts=few)), atol=1e-3)
 
@@ -131,10 +131,26 @@ def test_a_step_repeats_nothing_of_the_preparation(image_dim: int | None) -> Non
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernel of the CPU is not counted
         with FlopCounterMode(display=False) as once:
             cond = net.prepare(text=noise(1, 7, 20), image=image, grid=GRID)
+            net(noise(1, 16, *GRID), torch.tensor([500.0]), cond)
         with FlopCounterMode(display=False) as step:
             net(noise(1, 16, *GRID), torch.tensor([500.0]), cond)
-    assert once.get_total_flops() == preparation_flops(net.config)
+    # Blocks make their keys and values at their first turn.
+    assert once.get_total_flops() == preparation_flops(net.config) + step_flops(net.config)
     assert step.get_total_flops() == step_flops(net.config)
+
+
+def test_several_conditions_share_each_blocks_turn() -> None:
+    net, turns = model(), []
+    for i, block in enumerate(net.blocks):
+        block.register_forward_pre_hook(lambda _, args, i=i: turns.append(i))
+    x, t = noise(1, 16, *GRID), torch.tensor([500.0])
+    with torch.no_grad():
+        conds = [net.prepare(text=noise(1, 7, 20, seed=seed), grid=GRID) for seed in (1, 2, 3)]
+        apart = [net(x, t, cond) for cond in conds]
+        turns.clear()
+        together = net.forward_each(x, t, conds)
+    assert turns == [i for i in range(len(net.blocks)) for _ in conds]
+    assert all(torch.equal(one, other) for one, other in zip(apart, together, strict=True))
 
 
 def preparation_flops(c: WanConfig) -> int:

@@ -55,13 +55,16 @@ def test_each_hint_is_added_after_its_block(hint: int) -> None:
 def test_the_second_row_starts_from_control_and_x_and_sees_the_timestep() -> None:
     net, t = model(), torch.tensor([500.0])
     seen: list[tuple[Tensor, Any]] = []
-    net.vace_blocks[0].register_forward_pre_hook(lambda _, args: seen.append((args[0].clone(), args[1])))
+    let_in: list[Tensor] = []
+    net.vace_blocks[0].register_forward_pre_hook(lambda _, args: seen.append((args[0].clone(), args[2])))
+    net.vace_blocks[0].before_proj.register_forward_hook(lambda _, args, out: let_in.append(out.clone()))
     x, control = noise(1, 16, *GRID), noise(1, 12, *GRID, seed=3)
     with torch.no_grad():
         net(x, t, net.prepare(**inputs()))
         first: Any = net.vace_blocks[0]
-        want = first.before_proj(net.vace_patch_embedding(control)) + net.patch_embedding(x)
-    assert torch.allclose(seen[0][0], want, atol=1e-6)
+        want = first.before_proj(net.vace_patch_embedding(control))
+    assert torch.allclose(seen[0][0], net.patch_embedding(x), atol=1e-6)
+    assert torch.allclose(let_in[0], want, atol=1e-6)
     assert torch.equal(seen[0][1].projection, net.embed_time(t, TOKENS).projection)
 
 

@@ -4,7 +4,7 @@ The pose is added to the tokens once, before the blocks; the face is attended to
 0 of the latent frames belongs to the reference picture: it receives no pose, and its face tokens are zeros.
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -123,15 +123,16 @@ class WanAnimateTransformer(WanTrunk):
             frames = 4 * (grid[0] - 2) + 1
             raise ValueError(f"there are {face.shape[2]} face crops; {grid[0]} latent frames need {frames}")
 
-    def forward(self, x: Tensor, t: Tensor, cond: AnimateConditions) -> Tensor:
-        """x [B, in_dim, F, H, W], t [B] in 0..1000 -> velocity, float32 [B, out_dim, F, H, W]."""
+    def walk(self, x: Tensor, t: Tensor, cond: AnimateConditions) -> Generator[None, None, Tensor]:
+        """See `WanTrunk`; a face block has its turn with the block before it."""
         self.check(x, t, cond)
         x = self.patch_embedding(x)
         x[:, x.shape[1] - cond.pose.shape[1] :] += cond.pose  # all but the reference slot
         timestep = self.embed_time(t, x.shape[1])
         every = self.config.face_every
-        for i, (block, context) in enumerate(zip(self.blocks, cond.contexts, strict=True)):
-            x = block(x, timestep, context, cond.rope)
+        for i, block in enumerate(self.blocks):
+            x = block(x, timestep, cond.contexts, cond.rope)
             if i % every == 0:
                 x = self.face_adapter.fuser_blocks[i // every](x, cond.faces[i // every])
+            yield
         return unpatchify(self.head(x, timestep), cond.grid, self.config.patch)

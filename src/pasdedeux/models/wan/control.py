@@ -5,6 +5,7 @@ The control, the mask and the start image come in as channels of x, after the no
 picture becomes one more frame of tokens before those of the video; it is dropped after the blocks.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,19 +68,17 @@ class WanControlTransformer(WanTrunk):
             raise ValueError(f"reference latents have shape {tuple(reference.shape)}; this text and x need {want}")
         return self.ref_conv(reference.to(self.dtype)).flatten(2).transpose(1, 2)
 
-    def forward(self, x: Tensor, t: Tensor, cond: ControlConditions) -> Tensor:
-        """x [B, in_dim, F, H, W], t [B] or [B, L] in 0..1000 -> velocity, float32 [B, out_dim, F, H, W].
-
-        L counts the tokens of the video; the reference has the timestep of the last of them.
-        """
+    def walk(self, x: Tensor, t: Tensor, cond: ControlConditions) -> Generator[None, None, Tensor]:
+        """See `WanTrunk`. L counts the tokens of the video; the reference has the timestep of the last of them."""
         self.check(x, t, cond)
         x = self.patch_embedding(x)
         timestep = self.embed_time(t, x.shape[1])
         extra = cond.reference.shape[1]
         x = torch.cat((cond.reference, x), dim=1)
         of_all = with_reference(timestep, extra)
-        for block, context in zip(self.blocks, cond.contexts, strict=True):
-            x = block(x, of_all, context, cond.rope)
+        for block in self.blocks:
+            x = block(x, of_all, cond.contexts, cond.rope)
+            yield
         return unpatchify(self.head(x[:, extra:], timestep), cond.grid, self.config.patch)
 
 

@@ -214,6 +214,26 @@ class CrossAttention(Attention):
         return self.o(sum(rest, start=first))
 
 
+class Contexts:
+    """What every block's cross-attention reads: embedded words [B, n, D], and a picture's features [B, m, D] or None.
+
+    A block makes its keys and values of them at its first turn and not before, because only then are its weights sure
+    to be there; from then on they are kept. Their size is 2 * layers * dim values per word: 0.42 GB for 512 at 14B in
+    bfloat16.
+    """
+
+    def __init__(self, words: Tensor, picture: Tensor | None = None) -> None:
+        self.words, self.picture = words, picture
+        self._kept: dict[nn.Module, Context] = {}
+
+    def of(self, attention: CrossAttention) -> Context:
+        """The keys and values of one block's cross-attention."""
+        if attention not in self._kept:
+            picture = () if self.picture is None else (attention.image_context(self.picture),)
+            self._kept[attention] = (attention.text_context(self.words), *picture)
+        return self._kept[attention]
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention and feed-forward, each added to the stream.
 
@@ -235,9 +255,10 @@ class Block(nn.Module):
             nn.Linear(config.ffn_dim, config.dim),
         )
 
-    def forward(self, x: Tensor, timestep: Timestep, context: Context, rope: Rope) -> Tensor:
-        """x [B, L, D] -> [B, L, D]; context from `CrossAttention.text_context` and `image_context`."""
+    def forward(self, x: Tensor, timestep: Timestep, contexts: Contexts, rope: Rope) -> Tensor:
+        """x [B, L, D] -> [B, L, D]."""
         *attention, shift, scale, gate = timestep.for_block(self.modulation)
+        context = contexts.of(self.cross_attn)
 
         def cross_attn(part: Tensor, _: slice) -> Tensor:
             return self.cross_attn(self.norm3(part), context)

@@ -4,9 +4,10 @@
 no more.
 """
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from .config import WanConfig
 from .layers import (
     Block,
-    Context,
+    Contexts,
     Head,
     LayerNorm32,
     Linear32,
@@ -34,15 +35,13 @@ Grid = tuple[int, int, int]
 class WanConditions:
     """What a segment's steps share.
 
-    latents: frames, height and width of x; grid: the same in patches; contexts: keys and values for each
-    block's cross-attention. Their size is 2 * layers * dim values per text (or image) token: 0.42 GB for 512
-    tokens at 14B in bfloat16.
+    latents: frames, height and width of x; grid: the same in patches; contexts: what the blocks' cross-attentions read.
     """
 
     latents: Grid
     grid: Grid
     rope: Rope
-    contexts: tuple[Context, ...]
+    contexts: Contexts
 
 
 class ImageEmbedding(nn.Module):
@@ -63,7 +62,7 @@ class ImageEmbedding(nn.Module):
         return self.proj(image)
 
 
-class WanTrunk(nn.Module):
+class WanTrunk(nn.Module, ABC):
     """Embeddings, blocks and head: what all Wan transformers have in common."""
 
     def __init__(self, config: WanConfig) -> None:
@@ -105,20 +104,15 @@ class WanTrunk(nn.Module):
             raise ValueError(f"text has {tokens} tokens of width {width}; this model takes {limit}")
         return self.text_embedding(F.pad(text.to(self.dtype), (0, 0, 0, self.config.text_len - tokens)))
 
-    def contexts(self, text: Tensor, image: Tensor | None) -> tuple[Context, ...]:
-        """Every block's keys and values of the text, and of the image where the model has that branch.
+    def contexts(self, text: Tensor, image: Tensor | None = None) -> Contexts:
+        """The embedded text, and image where the model has that branch, for the blocks to make keys and values of.
 
         Raises ValueError where image features are missing, or given to a model that has no use for them.
         """
         if (image is None) != (self.config.image_dim is None):
             need = "takes no image features" if self.config.image_dim is None else "needs image features"
             raise ValueError(f"this model {need}; image is {'absent' if image is None else 'given'}")
-        words = self.embed_text(text)
-        attentions = [block.cross_attn for block in cast(Iterable[Block], self.blocks)]
-        if image is None:
-            return tuple((attention.text_context(words),) for attention in attentions)
-        picture = self.img_emb(image.to(self.dtype))
-        return tuple((attn.text_context(words), attn.image_context(picture)) for attn in attentions)
+        return Contexts(self.embed_text(text), None if image is None else self.img_emb(image.to(self.dtype)))
 
     def embed_time(self, t: Tensor, tokens: int) -> Timestep:
         """Timesteps (0 to 1000) [B], or one per token [B, L] -> one embedding per distinct timestep.
@@ -141,6 +135,30 @@ class WanTrunk(nn.Module):
         if tuple(x.shape) != want:
             raise ValueError(f"x has shape {tuple(x.shape)}; the timesteps and conditions are for {want}")
 
+    @abstractmethod
+    def walk(self, x: Tensor, t: Tensor, cond: Any) -> Generator[None, None, Tensor]:
+        """The velocity of x, block by block: stops after each, so that others can go through it too."""
+        ...
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """x [B, in_dim, F, H, W], t [B] or [B, L] in 0..1000 -> velocity, float32 [B, out_dim, F, H, W]."""
+        (velocity,) = self.forward_each(x, t, (cond,))
+        return velocity
+
+    def forward_each(self, x: Tensor, t: Tensor, conds: Sequence[Any]) -> tuple[Tensor, ...]:
+        """The velocities of one x under several conditions, each block's turn for all of them before the next block's.
+
+        Weights that have to be fetched are fetched once; the price is one more stream of tokens per condition.
+        """
+        walks, velocities = [self.walk(x, t, cond) for cond in conds], []
+        while not velocities:
+            for walk in walks:
+                try:
+                    next(walk)
+                except StopIteration as end:
+                    velocities.append(end.value)
+        return tuple(velocities)
+
 
 class WanTransformer(WanTrunk):
     """Text-to-video and image-to-video denoiser: predicts the velocity of x at timestep t."""
@@ -155,11 +173,12 @@ class WanTransformer(WanTrunk):
             contexts=self.contexts(text, image),
         )
 
-    def forward(self, x: Tensor, t: Tensor, cond: WanConditions) -> Tensor:
-        """x [B, in_dim, F, H, W], t [B] or [B, L] in 0..1000 -> velocity, float32 [B, out_dim, F, H, W]."""
+    def walk(self, x: Tensor, t: Tensor, cond: WanConditions) -> Generator[None, None, Tensor]:
+        """See `WanTrunk`."""
         self.check(x, t, cond)
         x = self.patch_embedding(x)
         timestep = self.embed_time(t, x.shape[1])
-        for block, context in zip(self.blocks, cond.contexts, strict=True):
-            x = block(x, timestep, context, cond.rope)
+        for block in self.blocks:
+            x = block(x, timestep, cond.contexts, cond.rope)
+            yield
         return unpatchify(self.head(x, timestep), cond.grid, self.config.patch)

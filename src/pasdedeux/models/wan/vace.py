@@ -5,14 +5,13 @@ after the block of the first row that it belongs to. The second row starts from 
 every step; it sees nothing of what the first row does later, so each hint is made just when it is needed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor, nn
 
 from .config import VaceConfig
-from .layers import Block, Context, PatchEmbedding, rope_table, unpatchify
+from .layers import Block, PatchEmbedding, Timestep, rope_table, unpatchify
 from .spans import add_spans
 from .transformer import Grid, WanConditions, WanTrunk
 
@@ -21,17 +20,16 @@ from .transformer import Grid, WanConditions, WanTrunk
 class VaceConditions(WanConditions):
     """What a segment's steps share, the control included.
 
-    control: its tokens [B, L, D], ready to be added to those of x; hint_contexts: keys and values for the
-    cross-attentions of the second row; scales: the weight of each hint.
+    control: its tokens [B, L, D]; scales: the weight of each hint.
     """
 
     control: Tensor
-    hint_contexts: tuple[Context, ...]
     scales: tuple[float, ...]
 
 
 class HintBlock(Block):
-    """A block of the second row, with the projection that makes its hint; the first also lets the control in."""
+    """A block of the second row, with the projection that makes its hint; the first also lets the control in, which it
+    does at every step: 0.06 % of a step's work, for as much memory as a stream of tokens takes."""
 
     def __init__(self, config: VaceConfig, first: bool) -> None:
         super().__init__(config)
@@ -39,13 +37,21 @@ class HintBlock(Block):
             self.before_proj = nn.Linear(config.dim, config.dim)
         self.after_proj = nn.Linear(config.dim, config.dim)
 
-    def add_hint(self, x: Tensor, control: Tensor, scale: float) -> Tensor:
-        """x plus the hint, both [B, L, D]; without gradients x is overwritten."""
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] -- it has two streams
+        self, control: Tensor, x: Tensor, timestep: Timestep, cond: VaceConditions, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """The second row's stream a block further, and x with its hint, both [B, L, D].
+
+        That stream begins as x does, before the first row. Without gradients both are overwritten.
+        """
+        if hasattr(self, "before_proj"):
+            control = control + self.before_proj(cond.control)
+        control = super().forward(control, timestep, cond.contexts, cond.rope)
 
         def hint(_: Tensor, span: slice) -> Tensor:
             return self.after_proj(control[:, span]) * scale
 
-        return add_spans(x, hint)
+        return control, add_spans(x, hint)
 
 
 class WanVaceTransformer(WanTrunk):
@@ -69,15 +75,12 @@ class WanVaceTransformer(WanTrunk):
         if tuple(control.shape[1:]) != (self.config.vace_dim, *grid):
             want = (self.config.vace_dim, *grid)
             raise ValueError(f"control latents have shape {tuple(control.shape[1:])}; this x needs {want}")
-        first, *_ = blocks = list(cast(Iterable[HintBlock], self.vace_blocks))
-        words = self.embed_text(text)
         return VaceConditions(
             latents=grid,
             grid=tokens,
             rope=rope_table(tokens, self.config.head_dim, text.device),
-            contexts=tuple((b.cross_attn.text_context(words),) for b in cast(Iterable[Block], self.blocks)),
-            control=first.before_proj(self.vace_patch_embedding(control)),
-            hint_contexts=tuple((block.cross_attn.text_context(words),) for block in blocks),
+            contexts=self.contexts(text),
+            control=self.vace_patch_embedding(control),
             scales=scales,
         )
 
@@ -89,17 +92,18 @@ class WanVaceTransformer(WanTrunk):
             raise ValueError(f"scale has {len(scales)} values; this model has {hints} hints")
         return scales
 
-    def forward(self, x: Tensor, t: Tensor, cond: VaceConditions) -> Tensor:
-        """x [B, in_dim, F, H, W], t [B] or [B, L] in 0..1000 -> velocity, float32 [B, out_dim, F, H, W]."""
+    def walk(self, x: Tensor, t: Tensor, cond: VaceConditions) -> Generator[None, None, Tensor]:
+        """See `WanTrunk`; a block of the second row has its own turn, after the one that it gives a hint to."""
         self.check(x, t, cond)
         x = self.patch_embedding(x)
         timestep = self.embed_time(t, x.shape[1])
-        control = x + cond.control  # a stream of its own: blocks overwrite theirs
-        second_row = iter(zip(self.vace_blocks, cond.hint_contexts, cond.scales, strict=True))
-        for i, (block, context) in enumerate(zip(self.blocks, cond.contexts, strict=True)):
-            x = block(x, timestep, context, cond.rope)
+        control = x.clone()  # a stream of its own: blocks overwrite theirs
+        second_row = iter(zip(self.vace_blocks, cond.scales, strict=True))
+        for i, block in enumerate(self.blocks):
+            x = block(x, timestep, cond.contexts, cond.rope)
+            yield
             if i in self.config.vace_layers:
-                hint_block, hint_context, scale = next(second_row)
-                control = hint_block(control, timestep, hint_context, cond.rope)
-                x = cast(HintBlock, hint_block).add_hint(x, control, scale)
+                hint_block, scale = next(second_row)
+                control, x = hint_block(control, x, timestep, cond, scale)
+                yield
         return unpatchify(self.head(x, timestep), cond.grid, self.config.patch)
