@@ -232,6 +232,44 @@ def convert(
         convert_model(output, options)
 
 
+@app.command()
+def plan(
+    model: Annotated[str, typer.Option(help='A family (wan2.2-t2v-a14b), "builtin", a folder, or a file.')],
+    gpu: Annotated[
+        str, typer.Option(help="rtx3060, rtx4060ti, rtx3090, rtx4090, rtx5090, a100-40, a100-80, h100 or h200.")
+    ],
+    size: o.Size = None,
+    frames: Annotated[int | None, typer.Option(help="Length; default: the model's.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length, in place of frames.")] = None,
+    segments: Annotated[int | None, typer.Option(help="Length, for models that work in segments.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Of the card's: 24GB, 24GiB; default: all.")] = None,
+    steps: o.Steps = None,
+    guidance: o.Guidance = None,
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp8, fp8_scaled, Q8_0, Q4_K; default: as stored.")] = None,
+    lora: o.Lora = None,
+    preset: o.Preset = None,
+    price: Annotated[float | None, typer.Option(help="Dollars per hour.")] = None,
+) -> None:
+    """Say what a clip would need, take and cost on a GPU; loads nothing."""
+    with user_faults():
+        from pasdedeux.apps.planning import PlanOptions, show_plan
+
+        options = PlanOptions(
+            size=size,
+            frames=frames,
+            seconds=seconds,
+            segments=segments,
+            memory=memory,
+            steps=steps,
+            guidance=guidance,
+            dtype=dtype,
+            lora=tuple(lora or ()),
+            preset=preset,
+            price=price,
+        )
+        show_plan(model, gpu, options)
+
+
 @models_app.callback()
 def models(context: typer.Context) -> None:
     """List the known models."""

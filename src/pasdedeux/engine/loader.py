@@ -22,8 +22,8 @@ from pasdedeux.models.wan import build_wan
 
 Say = Callable[[str], None]
 Files = tuple[tuple[str, int, int], ...]
-ROOM = 10e9
-"""Bytes that decoding a clip may need: an accelerator with less to spare lets go of the expert first."""
+ROOM = 18e9
+"""Bytes that decoding a clip may need, at 1280x720 in float32: with less to spare the expert is let go of first."""
 COPIED = 0.25
 """Share of an expert's bytes that may be changed as it is loaded (norms, biases) while it still counts as mapped."""
 
