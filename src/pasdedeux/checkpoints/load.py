@@ -5,16 +5,20 @@ and shape is compared first, and afterwards nothing may be left on meta: weights
 names that do not. Values stored in the wanted type stay mapped from their file.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from pasdedeux.checkpoints.formats.mapped import Stored
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
-from pasdedeux.checkpoints.packing.linear import PackedLinear
+from pasdedeux.checkpoints.packing.gguf_blocks import BLOCKS
+from pasdedeux.checkpoints.packing.linear import PackedLinear, scale_bytes, stored_bytes
 from pasdedeux.checkpoints.packing.quantized import dequantize
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
@@ -22,6 +26,27 @@ Module = TypeVar("Module", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
 Branch = tuple[Tensor, Tensor, float]  # down [rank, in], up [out, rank], what their product is multiplied by
 SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Value:
+    """A tensor that a module is to hold: its shape and type, and `make`, which gives it on a device.
+
+    stored: where its bytes lie in a file, if they lie there as they are to be.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[str], Tensor]
+    stored: Stored | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Skeleton(Generic[Module]):
+    """A module on meta, in eval mode and without gradients, and by name the values of its parameters and buffers."""
+
+    module: Module
+    values: Mapping[str, Value]
 
 
 def load_weights(
@@ -33,10 +58,24 @@ def load_weights(
     packed: bool = True,
     beside: Mapping[str, Sequence[Branch]] | None = None,
 ) -> Module:
-    """`build()` with the weights in `dtype` on `device`, in eval mode and without gradients.
+    """`build()` with the weights in `dtype` on `device`, in eval mode and without gradients; raises as `skeleton`."""
+    bare = skeleton(build, weights, dtype=dtype, packed=packed, beside=beside)
+    bare.module.load_state_dict({name: value.make(device) for name, value in bare.values.items()}, assign=True)
+    return bare.module.requires_grad_(False)
+
+
+def skeleton(
+    build: Callable[[], Module],
+    weights: Weights,
+    *,
+    dtype: torch.dtype,
+    packed: bool = True,
+    beside: Mapping[str, Sequence[Branch]] | None = None,
+) -> Skeleton[Module]:
+    """`build()` for the weights in `dtype`, of which none is read yet.
 
     packed: whether a plain linear layer keeps a packed weight packed, to unpack it at every use; everything else that
-    is packed is unpacked here. beside: low-rank branches by weight name, for layers that stay packed.
+    is packed is unpacked as it is made. beside: low-rank branches by weight name, for layers that stay packed.
     Raises ValueError naming the first keys that are missing, unexpected, misshaped, of the wrong kind or left without
     a value.
     """
@@ -45,19 +84,71 @@ def load_weights(
     _check_kinds(module, weights)
     kept = _packable(module, weights) if packed else []
     _check_beside(beside or {}, kept, weights)
-    held = {f"{name}.{part}" for name in kept for part in ("weight", "bias")}
-    rest = {name: dequantize(tensor, dtype, device) for name, tensor in weights.items() if name not in held}
-    module.load_state_dict(rest, strict=False, assign=True)
+    values = {name: _value(tensor, dtype) for name, tensor in weights.items()}
     for name in kept:
-        bias = dequantize(weights[f"{name}.bias"], dtype, device) if f"{name}.bias" in weights else None
-        layer = PackedLinear(weights[f"{name}.weight"], bias, dtype, device)
-        for down, up, scale in (beside or {}).get(f"{name}.weight", ()):
-            layer.add_branch(down.to(dtype), up.to(dtype), scale)
-        module.set_submodule(name, layer)
-    left = [name for name, t in chain(module.named_parameters(), module.named_buffers()) if t.is_meta]
+        weight, bias = weights[f"{name}.weight"], dict(module.get_submodule(name).named_parameters()).get("bias")
+        branches = (beside or {}).get(f"{name}.weight", ())
+        del values[f"{name}.weight"]
+        module.set_submodule(name, _bare_layer(weight, bias, dtype, branches))
+        values |= {f"{name}.{part}": value for part, value in _packed_values(weight, dtype, branches).items()}
+    every = chain(module.named_parameters(), module.named_buffers())
+    left = [name for name, tensor in every if tensor.is_meta and name not in values]
     if left:
         raise ValueError(f"{weights.path} gives no value for {_first(left)}, which no file can hold.")
-    return module.eval().requires_grad_(False)
+    return Skeleton(module=module.eval().requires_grad_(False), values=values)
+
+
+def _value(tensor: LazyTensor, dtype: torch.dtype) -> Value:
+    """As the module is to hold it: floats in `dtype`."""
+    kind = dtype if _is_float(tensor) else getattr(torch, tensor.dtype)
+    plain = isinstance(tensor.read, Stored) and tensor.scale is None and tensor.read.dtype == kind
+    return Value(
+        shape=tensor.shape,
+        dtype=kind,
+        make=lambda device: dequantize(tensor, dtype, device),
+        stored=tensor.read if plain and isinstance(tensor.read, Stored) else None,
+    )
+
+
+def _bare_layer(
+    weight: LazyTensor, bias: Tensor | None, dtype: torch.dtype, branches: Sequence[Branch]
+) -> PackedLinear:
+    """The layer for a packed weight, on meta."""
+    layer = PackedLinear(_hollow(weight), None if bias is None else bias.to(dtype), dtype, "meta")
+    for down, up, scale in branches:
+        layer.add_branch(down.to("meta", dtype), up.to("meta", dtype), scale)
+    return layer
+
+
+def _hollow(tensor: LazyTensor) -> LazyTensor:
+    """The same without values: what is read from it is on meta."""
+    if tensor.dtype in BLOCKS:
+        shape, kind = BLOCKS[tensor.dtype].stored_shape(tensor.shape), torch.uint8
+    else:
+        shape, kind = tensor.shape, getattr(torch, tensor.dtype)
+    scale = None if tensor.scale is None else _hollow(tensor.scale)
+    return replace(tensor, read=lambda: torch.empty(shape, dtype=kind, device="meta"), scale=scale)
+
+
+def _packed_values(weight: LazyTensor, dtype: torch.dtype, branches: Sequence[Branch]) -> dict[str, Value]:
+    """What a packed layer holds beside its bias."""
+    values = {"packed": _bytes(weight, stored_bytes), "typed": _held(torch.empty(0, dtype=dtype))}
+    if weight.scale is not None:
+        values["scale"] = _bytes(weight.scale, scale_bytes)
+    for k, (down, up, _) in enumerate(branches):
+        values |= {f"down_{k}": _held(down.to(dtype)), f"up_{k}": _held(up.to(dtype))}
+    return values
+
+
+def _bytes(tensor: LazyTensor, read: Callable[[LazyTensor, str], Tensor]) -> Value:
+    shape = tuple(read(_hollow(tensor), "meta").shape)
+    whole = isinstance(tensor.read, Stored) and math.prod(shape) == tensor.nbytes and read is stored_bytes
+    stored = tensor.read if whole and isinstance(tensor.read, Stored) else None
+    return Value(shape=shape, dtype=torch.uint8, make=lambda device: read(tensor, device), stored=stored)
+
+
+def _held(tensor: Tensor) -> Value:
+    return Value(shape=tuple(tensor.shape), dtype=tensor.dtype, make=tensor.to)
 
 
 def load_module(build: Callable[[], Module], path: Path, *, dtype: torch.dtype, device: str = "cpu") -> Module:

@@ -10,7 +10,7 @@ ours is known here.
     latent = step.x
 """
 
-from pasdedeux.denoise.experts import Denoiser, Expert, ExpertSet
+from pasdedeux.denoise.experts import Denoiser, Expert, ExpertSet, SharedDenoiser
 from pasdedeux.denoise.guidance import guided
 from pasdedeux.denoise.handoff import Handoff, Run
 from pasdedeux.denoise.levels import (
@@ -34,6 +34,7 @@ __all__ = [
     "ExpertSet",
     "Handoff",
     "Run",
+    "SharedDenoiser",
     "Snapshot",
     "Solver",
     "SolverState",

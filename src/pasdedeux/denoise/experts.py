@@ -6,10 +6,10 @@ does (move weights, merge a LoRA, nothing at all) is the business of whoever bui
 and where its bytes are stay apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,15 @@ class Denoiser(Protocol):
     # Positional, so that any function of three arguments is a denoiser, whatever it calls them.
     def __call__(self, x: Tensor, sigma: Tensor, cond: Any, /) -> Tensor:
         """x [B, ...] at noise level sigma [B] (float32) -> v [B, ...]; cond is its own business."""
+        ...
+
+
+@runtime_checkable
+class SharedDenoiser(Denoiser, Protocol):
+    """A denoiser that can take one x through several conditions together, each of its weights fetched once for all."""
+
+    def each(self, x: Tensor, sigma: Tensor, conds: Sequence[Any], /) -> Sequence[Tensor]:
+        """The velocities [B, ...] that calls with each of `conds` would give."""
         ...
 
 

@@ -6,7 +6,7 @@ in: whatever is packed stays packed on the way, and in the slot it ends in.
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -204,6 +204,74 @@ class CallSource:
     def held(self, unit: Unit) -> Tensor | None:
         """Nothing: it is made when it is read."""
         return None
+
+
+class JointSource:
+    """Units whose tensors come from several sources, each of which has them all, if with no tensors: one part after
+    the other in a unit's buffer."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    def layout(self, unit: Unit) -> Layout:
+        """The parts' layouts, in the order of the sources."""
+        placed, end = list[Placed](), 0
+        for part in (source.layout(unit) for source in self._sources):
+            placed.extend(replace(tensor, offset=end + tensor.offset) for tensor in part.tensors)
+            end += part.nbytes
+        return Layout(tuple(placed), end)
+
+    def read_into(self, unit: Unit, buffer: Tensor, /) -> None:
+        """Raises what the sources raise."""
+        start = 0
+        for source in self._sources:
+            end = start + source.layout(unit).nbytes
+            source.read_into(unit, buffer[start:end])
+            start = end
+
+    def held(self, unit: Unit) -> Tensor | None:
+        """Nothing: the parts would have to lie together."""
+        return None
+
+
+class Place(Protocol):
+    """Where bytes lie in a file."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def offset(self) -> int: ...
+
+
+class Value(Protocol):
+    """A tensor to come: `make` gives it on a device; stored is where it lies in a file, if it lies there as it is."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def make(self) -> Callable[[str], Tensor]: ...
+    @property
+    def stored(self) -> Place | None: ...
+
+
+def source_of(units: Mapping[Unit, Mapping[str, Value]], *, forget: bool = False) -> Source:
+    """What lies in files is read there, in the order of the file; everything else is made. Raises as FileSource."""
+    files = {unit: dict[str, FileTensor]() for unit in units}
+    made = {unit: dict[str, Made]() for unit in units}
+    for unit, values in units.items():
+        for name, value in values.items():
+            if value.stored is None:
+                made[unit][name] = Made(value.shape, value.dtype, partial(value.make, "cpu"))
+            else:
+                files[unit][name] = _in_file(value, value.stored)
+    return JointSource((FileSource(files, forget=forget), CallSource(made)))
+
+
+def _in_file(value: Value, place: Place) -> FileTensor:
+    nbytes = math.prod(value.shape) * value.dtype.itemsize
+    return FileTensor(path=place.path, offset=place.offset, nbytes=nbytes, dtype=value.dtype, shape=value.shape)
 
 
 class HostSource:

@@ -9,11 +9,11 @@ All changes to modules happen in the thread that computes, in hooks around each 
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from pasdedeux.residency.pool import Pool, Progress, Slot, route, title
 from pasdedeux.residency.sources import Source
 from pasdedeux.residency.units import TRUNK, Plan, Unit
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Streamed:
@@ -31,6 +33,23 @@ class Streamed:
 
     module: nn.Module
     blocks: Sequence[nn.Module]
+
+    def units(self, number: int, tensors: Mapping[str, T]) -> dict[Unit, dict[str, T]]:
+        """The module's tensors, or what stands for them, by unit of model `number`, under their names in the unit."""
+        prefixes = {id(module): f"{name}." for name, module in self.module.named_modules()}
+        index = {prefixes[id(block)]: k for k, block in enumerate(self.blocks)}
+        found: dict[Unit, dict[str, T]] = {Unit(number, k): {} for k in (*index.values(), TRUNK)}
+        for name, tensor in tensors.items():
+            prefix = next((p for p in _prefixes(name) if p in index), "")
+            found[Unit(number, index.get(prefix, TRUNK))][name.removeprefix(prefix)] = tensor
+        return found
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """ "a.b.c" -> "a.b.", "a."."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield f"{name}."
 
 
 class Streamer:

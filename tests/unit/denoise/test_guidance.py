@@ -40,3 +40,16 @@ def test_a_low_precision_denoiser_is_guided_in_float32():
     assert v.dtype == torch.float32
     assert v[0, 0].item() == pytest.approx(1 + 7.3 * 0.0078125, rel=1e-6)
     assert guided(Counting(torch.bfloat16), X, SIGMA, 1.0, None, 1.0).dtype == torch.float32
+
+
+def test_a_denoiser_that_can_share_its_weights_is_asked_for_both_at_once():
+    class Sharing(Counting):
+        def each(self, x: torch.Tensor, sigma: torch.Tensor, conds: tuple[float, ...]) -> list[torch.Tensor]:
+            self.conds.append(sum(conds))
+            return [torch.full_like(x, cond, dtype=self.dtype) for cond in conds]
+
+    denoiser = Sharing()
+    assert torch.equal(guided(denoiser, X, SIGMA, 3.0, 1.0, 4.0), torch.full_like(X, 9.0))
+    assert denoiser.conds == [4.0]
+    assert torch.equal(guided(denoiser, X, SIGMA, 3.0, 1.0, 1.0), torch.full_like(X, 3.0))
+    assert denoiser.conds == [4.0, 3.0]

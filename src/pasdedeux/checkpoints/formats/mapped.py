@@ -3,6 +3,7 @@
 import math
 import mmap
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,6 +40,24 @@ class MappedFile:
         stored = torch.frombuffer(window, dtype=torch.uint8, count=count, offset=skip)
         aligned = stored if start % dtype.itemsize == 0 else stored.clone()
         return aligned.view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Values that lie in a file as they are, from byte `offset` on. Called, it maps them; others may read there."""
+
+    file: MappedFile
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __call__(self) -> Tensor:
+        return self.file.tensor(self.offset, self.shape, self.dtype)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -8,6 +8,16 @@ from pasdedeux.checkpoints.packing.unpack import unpack
 from pasdedeux.checkpoints.tensors import LazyTensor
 
 
+def stored_bytes(weight: LazyTensor, device: str | torch.device) -> Tensor:
+    """A packed weight as uint8, as many values in a row as it has bytes."""
+    return weight.read().to(device).view(torch.uint8)
+
+
+def scale_bytes(scale: LazyTensor, device: str | torch.device) -> Tensor:
+    """A scale's float32 values as uint8 [values, 4]."""
+    return scale.read().to(device).float().reshape(-1, 1).view(torch.uint8)
+
+
 class PackedLinear(nn.Module):
     """y = x Wᵀ + b, and low-rank branches beside it, in the type of x.
 
@@ -26,9 +36,8 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.kind = weight.dtype
-        self.register_buffer("packed", weight.read().to(device).view(torch.uint8))
-        scale = weight.scale.read().to(device).float().reshape(-1, 1) if weight.scale is not None else None
-        self.register_buffer("scale", scale.view(torch.uint8) if scale is not None else None)
+        self.register_buffer("packed", stored_bytes(weight, device))
+        self.register_buffer("scale", scale_bytes(weight.scale, device) if weight.scale is not None else None)
         self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
         self.register_buffer("typed", torch.empty(0, dtype=dtype, device=device))  # only its type is of use
         self.branches: list[tuple[str, str, float]] = []

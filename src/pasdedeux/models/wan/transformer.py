@@ -85,6 +85,11 @@ class WanTrunk(nn.Module, ABC):
         """The dtype of the weights, and so of the stream of tokens."""
         return self.patch_embedding.weight.dtype
 
+    @property
+    def turns(self) -> Sequence[nn.Module]:
+        """The blocks in the order in which a forward pass goes through them."""
+        return tuple(self.blocks)
+
     def token_grid(self, latents: Grid) -> Grid:
         """Latent frames, height and width -> in patches. Raises ValueError where they do not divide."""
         if any(size < 1 or size % patch for size, patch in zip(latents, self.config.patch, strict=True)):

@@ -63,6 +63,12 @@ class WanVaceTransformer(WanTrunk):
         self.vace_patch_embedding = PatchEmbedding(config.vace_dim, config.dim, config.patch)
         self.vace_blocks = nn.ModuleList(HintBlock(config, first=layer == 0) for layer in config.vace_layers)
 
+    @property
+    def turns(self) -> Sequence[nn.Module]:
+        """See `WanTrunk`: a block of the second row comes after the one that it gives a hint to."""
+        hints = dict(zip(self.config.vace_layers, self.vace_blocks, strict=True))
+        return tuple(turn for i, block in enumerate(self.blocks) for turn in (block, hints.get(i)) if turn is not None)
+
     def prepare(
         self, *, text: Tensor, control: Tensor, grid: Grid, scale: float | Sequence[float] = 1.0
     ) -> VaceConditions:
