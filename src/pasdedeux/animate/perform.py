@@ -4,7 +4,7 @@ It knows neither files nor devices nor any model: a `Stage` conditions a segment
 `ExpertSet` denoises. Segments are chained by their last frames, which go back through the encoder.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -99,7 +99,7 @@ def denoise(
 
 def perform(
     stage: Stage, experts: ExpertSet, settings: Settings, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Denoised | Ready]:
+) -> Generator[Denoised | Ready, None, None]:
     """Events of a whole performance. `stop` is asked before every step; raises Stopped when it says so."""
     segments = plan(stage.frames, settings.length, settings.overlap)
     tail: Bytes | None = None

@@ -60,6 +60,8 @@ def animate(  # one argument per option is how typer is told of them
     handoff: o.Handoff = "auto",
     solver: o.Solver = None,
     device: o.Device = None,
+    memory: o.Memory = "auto",
+    host_memory: o.HostMemory = "auto",
     report: o.Report = None,
     prompt: Annotated[
         str | None, typer.Option(help="What is to be seen; default: the model's.", rich_help_panel=o.WAN)
@@ -81,7 +83,7 @@ def animate(  # one argument per option is how typer is told of them
     """Make CHARACTER move as DRIVER does, and write a video."""
     with user_faults():
         from pasdedeux.apps.making import make_file
-        from pasdedeux.engine import Job, Parts
+        from pasdedeux.engine import Job, Memory, Parts
 
         parts = Parts(
             high=high, low=low, vae=vae, text=text, tokenizer=tokenizer, clip=clip, family=family, dtype=dtype
@@ -105,7 +107,8 @@ def animate(  # one argument per option is how typer is told of them
             lora=tuple(lora or ()),
             preset=preset,
         )
-        make_file(job, output, device=device, report=report, parts=parts)
+        allowed = Memory.parse(memory, host_memory)
+        make_file(job, output, device=device, report=report, parts=parts, memory=allowed)
 
 
 @app.command()
@@ -122,6 +125,8 @@ def generate(
     handoff: o.Handoff = "auto",
     solver: o.Solver = None,
     device: o.Device = None,
+    memory: o.Memory = "auto",
+    host_memory: o.HostMemory = "auto",
     report: o.Report = None,
     negative: o.Negative = None,
     guidance: o.Guidance = None,
@@ -140,7 +145,7 @@ def generate(
     """Make a clip of PROMPT with a Wan model, and write a video."""
     with user_faults():
         from pasdedeux.apps.making import make_file
-        from pasdedeux.engine import Job, Parts
+        from pasdedeux.engine import Job, Memory, Parts
 
         parts = Parts(
             high=high, low=low, vae=vae, text=text, tokenizer=tokenizer, clip=clip, family=family, dtype=dtype
@@ -162,7 +167,8 @@ def generate(
             lora=tuple(lora or ()),
             preset=preset,
         )
-        make_file(job, output, device=device, report=report, parts=parts)
+        allowed = Memory.parse(memory, host_memory)
+        make_file(job, output, device=device, report=report, parts=parts, memory=allowed)
 
 
 @character_app.command("new")

@@ -14,6 +14,18 @@ Fps = Annotated[float | None, typer.Option(help="Frames per second; default: the
 Handoff = Annotated[str, typer.Option(help="Where the next expert takes over: auto, a sigma, or snr:VALUE.")]
 Solver = Annotated[str | None, typer.Option(help="euler, dpm++ or unipc; default: the model's.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")]
+Memory = Annotated[
+    str,
+    typer.Option(
+        help="What a Wan model may use of the device's memory (on a processor: of this machine's): 24GB, or auto."
+    ),
+]
+HostMemory = Annotated[
+    str,
+    typer.Option(
+        help="With CUDA, what may be pinned of this machine's memory for weights that come and go: 32GB; auto."
+    ),
+]
 Report = Annotated[Path | None, typer.Option(help="Write a report: this .json, and a .png beside it.")]
 
 WAN = "Wan models"

@@ -1,6 +1,5 @@
 """`pasdedeux plan`: what a job would take on a named card, foretold from sizes; nothing is loaded."""
 
-import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,20 +24,21 @@ from pasdedeux.engine.forecast import (
     open_forecast,
     predict,
 )
+from pasdedeux.engine.memory import parse_memory
 from pasdedeux.engine.model import BUILTIN
 from pasdedeux.engine.wan import WanModel
 from pasdedeux.engine.wan_stages import DRIVEN
 
 WIDTH = 80
-UNITS = {"": 1e9, "gb": 1e9, "g": 1e9, "gib": 2**30, "mb": 1e6, "m": 1e6, "mib": 2**20}
+HALF_CODEC = "The video autoencoder computes in bfloat16, since float32 does not fit."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanOptions:
     """What the command takes beside model and card; None is the model's own.
 
-    memory: "24GB", of the card's; frames, seconds and segments: three ways to say how long; dtype: what matrices are
-    stored in; price: dollars per hour. Raises ValueError where options contradict one another.
+    memory: "24GB", of the card's or the processor's; frames, seconds and segments: three ways to say how long; dtype:
+    what matrices are stored in; price: dollars per hour. Raises ValueError where options contradict one another.
     """
 
     size: str | None = None
@@ -79,14 +79,6 @@ def show_plan(model: str, gpu: str, options: PlanOptions, console: Console | Non
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def parse_memory(text: str) -> int:
-    """ "24GB", "24 GiB", "24" -> bytes. Raises ValueError for anything else."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in UNITS or float(match[1]) == 0:
-        raise ValueError(f'The memory "{text}" is not understood; write 24GB, 24GiB or 24000MB.')
-    return int(float(match[1]) * UNITS[match[2]])
-
-
 def _job(model: WanModel, options: PlanOptions) -> Job:
     return job_for(
         model,
@@ -116,24 +108,37 @@ def page(found: Forecast, card: Card, told: Prediction, price: float | None) -> 
     """The prediction, 80 columns wide."""
     fit = "" if told.fits else ": it does not fit"
     yield f"{found.family.name} on {card.title}, {in_gb(told.usable)} of which can be used{fit}"
-    facts = {
-        "clip": _clip(found),
-        "weights": _weights(found),
-        "place": _place(told),
-        "device": _device(told),
-        "host": f"{in_gb(told.host)} with weights in pinned memory; {in_gb(told.host_disk)} if they come from disk",
-        "copies": f"{in_gb(told.moved_step)} a step, {in_gb(told.moved)} in all",
-        "step": _steps(told),
-        "video": _video(told),
-        "cost": _cost(told, card, price),
-    }
+    facts = {"clip": _clip(found), "weights": _weights(found), "place": _place(told)}
+    facts |= _on_processor(told) if card.processor else _on_card(told, card, price)
     for title, text in facts.items():
         yield from _wrapped(title, text)
     for sentence in told.advice:
         yield from _wrapped("better", sentence)
     for note in found.notes:
         yield from _wrapped("note", note)
+    if told.codec_value < found.run.codec_value:
+        yield from _wrapped("note", HALF_CODEC)
     yield from _wrapped("", "Computed from sizes and published rates; nothing was loaded or measured.")
+
+
+def _on_card(told: Prediction, card: Card, price: float | None) -> dict[str, str]:
+    return {
+        "device": _peaks(told),
+        "host": _host(told),
+        "copies": f"{in_gb(told.moved_step)} a step, {in_gb(told.moved)} in all",
+        "step": _steps(told),
+        "video": _video(told),
+        "cost": _cost(told, card, price),
+    }
+
+
+def _on_processor(told: Prediction) -> dict[str, str]:
+    """Seconds are not foretold."""
+    return {
+        "memory": f"{_peaks(told)}; a text encoder that is read where it lies in its file is not counted",
+        "reads": f"{in_gb(told.moved_step)} a step from the disk, {in_gb(told.moved)} in all",
+        "video": "not foretold: how fast this processor and its disk are is not known",
+    }
 
 
 def _clip(found: Forecast) -> str:
@@ -157,15 +162,24 @@ def _weights(found: Forecast) -> str:
 
 def _place(told: Prediction) -> str:
     placed = told.placement
-    after = "" if placed.stays else "; they leave while a segment is decoded"
-    if placed.place in ("streamed", "too large"):
-        return f"{placed.resident} of {placed.blocks} blocks stay, the others are streamed through two slots{after}"
-    return f"{placed.place}{after}"
+    after = "" if placed.stays else "; weights leave while a segment is decoded"
+    if placed.place == "all resident":
+        return f"all resident{after}"
+    there = f"{in_gb(placed.weights)} of weights at once, {placed.places} of {placed.blocks} blocks"
+    if placed.place == "one expert resident":
+        return f"one expert resident, and the next comes as the last one's blocks leave: {there}{after}"
+    return f"streamed beside the compute: {there}{after}"
 
 
-def _device(told: Prediction) -> str:
+def _peaks(told: Prediction) -> str:
     phases = ", ".join(f"{name} {nbytes / 1e9:.1f}" for name, nbytes in told.placement.phases)
-    return f"peak {in_gb(told.device)} ({phases}); with experts loaded whole, one at a time, {in_gb(told.whole)}"
+    return f"peak {in_gb(told.device)} ({phases})"
+
+
+def _host(told: Prediction) -> str:
+    if told.host == told.host_disk:
+        return in_gb(told.host)
+    return f"{in_gb(told.host)} with weights in pinned memory; {in_gb(told.host_disk)} if they come from disk"
 
 
 def _steps(told: Prediction) -> str:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pasdedeux.animate.perform import Denoised
-from pasdedeux.engine import Event, Loading, Prepared, Watched
+from pasdedeux.engine import Event, Loading, Noted, Prepared, Watched
 
 
 class ProgressLine:
@@ -39,11 +39,16 @@ class ProgressLine:
             self._progress.update(self._task, description=f"loading {event.what}")
         elif isinstance(event, Prepared):
             for note in event.notes:
-                self._console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+                self._note(note)
             total = event.segments * event.settings.steps
             self._progress.reset(self._task, total=total, description="denoising")
+        elif isinstance(event, Noted):
+            self._note(event.note)
         elif isinstance(event, Denoised):
             self._progress.update(self._task, advance=1, description=line(event))
+
+    def _note(self, note: str) -> None:
+        self._console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def line(event: Denoised) -> str:

@@ -6,32 +6,66 @@ What shapes cannot tell comes from the folder's config.json, or else is what the
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pasdedeux.checkpoints.formats.files import INDEX, open_weights
-from pasdedeux.checkpoints.load import load_weights
+from pasdedeux.checkpoints.formats.mapped import name_of
+from pasdedeux.checkpoints.load import Value, load_weights, skeleton
 from pasdedeux.checkpoints.names.encoder_keymaps import PROJECTION, image_to_ours, text_to_ours
 from pasdedeux.checkpoints.packing.quantized import dequantize, join_scales
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 from pasdedeux.checkpoints.tokenizer import FILES, Encode, beside, from_gguf, from_sentencepiece, read_tokenizer
 from pasdedeux.models.image import ImageConfig, ImageEncoder, build_image_tower
-from pasdedeux.models.text import TextConfig, TextEncoder, build_text_stack
+from pasdedeux.models.text import TextConfig, TextEncoder, TokenRows, build_text_stack
 
 EMBEDDED = "spiece_model"
 """The sentencepiece model as bytes, inside ComfyUI's text encoder files."""
 _EMBEDDING = "embed_tokens.weight"
+_FIRST = 1024
+"""Rows of the token embedding that are looked at, to see whether it was lost."""
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BareTextEncoder:
+    """An encoder whose stack is on meta, and by name the values that it is to hold.
+
+    The token embedding is not among them: its rows are read from the file when a prompt needs them. mapped: names of
+    the values that a processor computes with where they lie in the file, so that they take no memory of their own.
+    """
+
+    encoder: TextEncoder
+    values: Mapping[str, Value]
+    mapped: frozenset[str]
 
 
 def load_text_encoder(
     path: Path, tokenizer: Path | None = None, *, dtype: torch.dtype, device: str = "cpu"
 ) -> TextEncoder:
-    """umT5 from `path`. Without a tokenizer of its own it takes the one inside the file, or the one lying beside it.
+    """umT5 from `path`, whole; raises as `bare_text_encoder`."""
+    bare = bare_text_encoder(path, tokenizer, dtype=dtype, device=device)
+    fill(bare, device)
+    return bare.encoder
 
+
+def fill(bare: BareTextEncoder, device: str) -> None:
+    """Give the stack all its values, on `device`."""
+    values = {name: value.make(device) for name, value in bare.values.items()}
+    bare.encoder.stack.load_state_dict(values, assign=True)
+
+
+def bare_text_encoder(
+    path: Path, tokenizer: Path | None = None, *, dtype: torch.dtype, device: str = "cpu"
+) -> BareTextEncoder:
+    """umT5 from `path`, to be computed on `device`, of which hardly anything is read yet.
+
+    Without a tokenizer of its own it takes the one inside the file, or the one lying beside it.
     Raises ValueError if the file does not fit, or if no tokenizer is found.
     """
     weights = join_scales(open_weights(path))
@@ -39,10 +73,13 @@ def load_text_encoder(
     tokenize = _tokenizer(path, tokenizer, weights)
     config = text_config(named.weights.shapes, _settings(path))
     ready = named.weights.with_tensors({n: _usable(n, t, dtype) for n, t in named.weights.items()})
-    stack = load_weights(lambda: build_text_stack(config), ready, dtype=dtype, device=device)
-    if not stack.get_parameter(_EMBEDDING)[:1024].any():
-        raise ValueError(f"{path} holds a token embedding of zeros: it was saved by a program that had lost it.")
-    return TextEncoder(stack=stack, tokenize=tokenize, notes=named.notes)
+    bare = skeleton(lambda: build_text_stack(config), ready, dtype=dtype)
+    bare.module.set_submodule("embed_tokens", _embedding(ready[_EMBEDDING], path, dtype, device))
+    encoder = TextEncoder(stack=bare.module, tokenize=tokenize, notes=named.notes)
+    values = {name: value for name, value in bare.values.items() if name != _EMBEDDING}
+    plain = {name for name, t in named.weights.items() if t.dtype == name_of(dtype) and t.scale is None}
+    mapped = frozenset(name for name, value in values.items() if value.stored is not None or name in plain)
+    return BareTextEncoder(encoder=encoder, values=values, mapped=mapped)
 
 
 def load_image_encoder(path: Path, *, dtype: torch.dtype, device: str = "cpu") -> ImageEncoder:
@@ -113,6 +150,24 @@ def _usable(name: str, tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
         return tensor
     kind, nbytes = str(dtype).removeprefix("torch."), tensor.size * dtype.itemsize
     return replace(tensor, dtype=kind, nbytes=nbytes, read=lambda: dequantize(tensor, dtype), scale=None)
+
+
+def _embedding(matrix: LazyTensor, path: Path, dtype: torch.dtype, device: str) -> TokenRows:
+    count, rows = matrix.shape[0], partial(_rows, matrix, dtype)
+    if not rows(torch.arange(min(_FIRST, count))).any():
+        raise ValueError(f"{path} holds a token embedding of zeros: it was saved by a program that had lost it.")
+    return TokenRows(count, rows, device)
+
+
+def _rows(matrix: LazyTensor, dtype: torch.dtype, ids: Tensor) -> Tensor:
+    """Those rows of a matrix [rows, width]: ids [n] -> [n, width] in `dtype`. Only they are read and unpacked."""
+
+    def picked(tensor: LazyTensor, scale: LazyTensor | None) -> LazyTensor:
+        shape, nbytes = (len(ids), *tensor.shape[1:]), tensor.nbytes * len(ids) // tensor.shape[0]
+        return replace(tensor, shape=shape, nbytes=nbytes, read=lambda: tensor.read()[ids], scale=scale)
+
+    scale = matrix.scale
+    return dequantize(picked(matrix, picked(scale, None) if scale is not None and scale.size > 1 else scale), dtype)
 
 
 def tokenizer_of(path: Path) -> Path | None:

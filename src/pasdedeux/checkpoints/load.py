@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pasdedeux.checkpoints.formats.mapped import Stored
+from pasdedeux.checkpoints.formats.mapped import InFile
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
 from pasdedeux.checkpoints.packing.gguf_blocks import BLOCKS
 from pasdedeux.checkpoints.packing.linear import PackedLinear, scale_bytes, stored_bytes
@@ -38,7 +38,7 @@ class Value:
     shape: tuple[int, ...]
     dtype: torch.dtype
     make: Callable[[str], Tensor]
-    stored: Stored | None = None
+    stored: InFile | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -101,12 +101,12 @@ def skeleton(
 def _value(tensor: LazyTensor, dtype: torch.dtype) -> Value:
     """As the module is to hold it: floats in `dtype`."""
     kind = dtype if _is_float(tensor) else getattr(torch, tensor.dtype)
-    plain = isinstance(tensor.read, Stored) and tensor.scale is None and tensor.read.dtype == kind
+    plain = isinstance(tensor.read, InFile) and tensor.scale is None and tensor.read.dtype == kind
     return Value(
         shape=tensor.shape,
         dtype=kind,
         make=lambda device: dequantize(tensor, dtype, device),
-        stored=tensor.read if plain and isinstance(tensor.read, Stored) else None,
+        stored=tensor.read if plain and isinstance(tensor.read, InFile) else None,
     )
 
 
@@ -142,8 +142,8 @@ def _packed_values(weight: LazyTensor, dtype: torch.dtype, branches: Sequence[Br
 
 def _bytes(tensor: LazyTensor, read: Callable[[LazyTensor, str], Tensor]) -> Value:
     shape = tuple(read(_hollow(tensor), "meta").shape)
-    whole = isinstance(tensor.read, Stored) and math.prod(shape) == tensor.nbytes and read is stored_bytes
-    stored = tensor.read if whole and isinstance(tensor.read, Stored) else None
+    whole = isinstance(tensor.read, InFile) and math.prod(shape) == tensor.nbytes and read is stored_bytes
+    stored = tensor.read if whole and isinstance(tensor.read, InFile) else None
     return Value(shape=shape, dtype=torch.uint8, make=lambda device: read(tensor, device), stored=stored)
 
 

@@ -8,13 +8,14 @@ with Engine.open("builtin") as engine:
 from pasdedeux.engine.description import DescribedExpert, Description, describe
 from pasdedeux.engine.duet import DuetModel, defaults_of, open_duet
 from pasdedeux.engine.engine import Engine, check_video_name
-from pasdedeux.engine.events import Event, Loading, Prepared, Watched
+from pasdedeux.engine.events import Event, Loading, Noted, Prepared, Watched
 from pasdedeux.engine.job import GENERATE, MODES, Job, Result, parse_size, puppet_seed
+from pasdedeux.engine.memory import Memory
 from pasdedeux.engine.model import BUILTIN, Model, checked_device, count, model_folder
 from pasdedeux.engine.opening import open_model
 from pasdedeux.engine.parts import Parts
 from pasdedeux.engine.previews import Preview
-from pasdedeux.engine.report import Report, StepRecord, source_commit, versions
+from pasdedeux.engine.report import MemoryRecord, Report, StepRecord, source_commit, versions
 from pasdedeux.engine.settings import Defaults, Settings, settle
 from pasdedeux.engine.sources import Cast, cast, puppet_character
 
@@ -31,7 +32,10 @@ __all__ = [
     "Event",
     "Job",
     "Loading",
+    "Memory",
+    "MemoryRecord",
     "Model",
+    "Noted",
     "Parts",
     "Prepared",
     "Preview",

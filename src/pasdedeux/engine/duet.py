@@ -8,7 +8,7 @@ from pasdedeux.checkpoints.folder import ExpertFile, Manifest, load_codec, load_
 from pasdedeux.denoise import Expert, ExpertSet, Handoff, schedule
 from pasdedeux.engine.events import OnEvent, Watched
 from pasdedeux.engine.job import GENERATE, Job
-from pasdedeux.engine.model import BUILTIN, Rehearsal, checked_device, count, model_folder
+from pasdedeux.engine.model import BUILTIN, Rehearsal, Resident, checked_device, count, model_folder
 from pasdedeux.engine.settings import Defaults, Settings, settle
 from pasdedeux.engine.sources import cast
 from pasdedeux.engine.staging import set_up
@@ -59,9 +59,9 @@ class DuetModel:
             notes=found.notes,
         )
 
-    def experts_for(self, settings: Settings, tell: OnEvent) -> ExpertSet:
+    def play(self, rehearsal: Rehearsal, tell: OnEvent) -> Resident:
         """The experts with the job's handoff; they are loaded already."""
-        return self.expert_set(settings.handoff)
+        return Resident(self.expert_set(rehearsal.settings.handoff))
 
     def expert_set(self, handoff: Handoff | None = None) -> ExpertSet:
         """The experts with the noise bands that `handoff` gives them; None: the manifest's."""

@@ -5,6 +5,7 @@ Frames leave as they are made: `write` hands each straight to the video file, `r
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,13 +19,15 @@ from pasdedeux.animate.outputs import check_writable
 from pasdedeux.animate.perform import Bytes, Denoised, perform
 from pasdedeux.animate.segments import plan
 from pasdedeux.animate.video_writer import COPIED, VideoWriter
-from pasdedeux.engine.events import OnEvent, Prepared
+from pasdedeux.engine.events import Event, Noted, OnEvent, Prepared
 from pasdedeux.engine.job import Job, Result
+from pasdedeux.engine.memory import Memory
 from pasdedeux.engine.model import BUILTIN, Model, Rehearsal
 from pasdedeux.engine.opening import open_model
 from pasdedeux.engine.parts import Parts
 from pasdedeux.engine.previews import Preview, Previews
 from pasdedeux.engine.report import (
+    MemoryRecord,
     Report,
     StepRecord,
     device_peak_bytes,
@@ -98,14 +101,21 @@ class Engine:
         self._opening = seconds
 
     @classmethod
-    def open(cls, model: str | Path | None = BUILTIN, device: str | None = None, parts: Parts | None = None) -> Self:
+    def open(
+        cls,
+        model: str | Path | None = BUILTIN,
+        device: str | None = None,
+        parts: Parts | None = None,
+        memory: Memory | None = None,
+    ) -> Self:
         """Open "builtin", a model folder or a checkpoint; `device` None takes CUDA where it is. Raises ValueError.
 
-        `parts` are those of a Wan model that lie elsewhere, or all of them where `model` is None.
+        `parts` are those of a Wan model that lie elsewhere, or all of them where `model` is None. `memory` is what its
+        jobs may use; None: what is free.
         """
         began = perf_counter()
         name = None if model is None else str(model)
-        return cls(open_model(name, device, parts), perf_counter() - began)
+        return cls(open_model(name, device, parts, memory), perf_counter() - began)
 
     @property
     def model(self) -> Model:
@@ -176,27 +186,36 @@ class Engine:
     def _perform(
         self, ready: Rehearsed, sink: Sink, on_event: OnEvent | None, stop: Stop | None, pictures: Previews
     ) -> Report:
-        model, tell, stage = self.model, on_event or _silent, ready.rehearsal.stage
+        model, told, said = self.model, on_event or _silent, list[str]()
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Noted):
+                said.append(event.note)
+            told(event)
+
         device_peak_reset(model.device)
         tell(_prepared(ready))
         seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         seconds |= {"open": self._opening, "prepare": ready.seconds}
-        watch, steps = Stopwatch(seconds), []
-        experts, sampling = model.experts_for(ready.settings, tell), ready.settings.sampling()
-        for event in perform(stage, experts, sampling, stop or (lambda: False)):
-            if isinstance(event, Denoised):
-                watch.credit("denoise", event.step.seconds)
-                watch.lap("prepare", minus=event.step.seconds)
-                steps.append(StepRecord.of(event))
-                pictures.look(event, stage)
-                watch.lap("decode")
-            else:
-                watch.lap("decode")
-                for frame in event.frames:
-                    sink.write(frame)
-                watch.lap("write")
-            tell(event)
-        return _report(ready, model, tuple(steps), seconds)
+        watch, steps, sampling = Stopwatch(seconds), [], ready.settings.sampling()
+        with ExitStack() as stack:
+            playing = stack.enter_context(model.play(ready.rehearsal, tell))
+            stage = playing.roomy(ready.rehearsal.stage)
+            events = perform(stage, playing.experts, sampling, stop or (lambda: False))
+            for event in stack.enter_context(closing(events)):
+                if isinstance(event, Denoised):
+                    watch.credit("denoise", event.step.seconds)
+                    watch.lap("prepare", minus=event.step.seconds)
+                    steps.append(StepRecord.of(event))
+                    pictures.look(event, stage)
+                    watch.lap("decode")
+                else:
+                    watch.lap("decode")
+                    for frame in event.frames:
+                        sink.write(frame)
+                    watch.lap("write")
+                tell(event)
+        return _report(ready, model, tuple(steps), seconds, playing.record(), tuple(said))
 
 
 def check_video_name(path: Path) -> None:
@@ -220,7 +239,14 @@ def _prepared(ready: Rehearsed) -> Prepared:
     return Prepared(frames=frames, segments=segments, settings=settings, notes=ready.rehearsal.notes)
 
 
-def _report(ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], seconds: dict[str, float]) -> Report:
+def _report(
+    ready: Rehearsed,
+    model: Model,
+    steps: tuple[StepRecord, ...],
+    seconds: dict[str, float],
+    memory: MemoryRecord | None,
+    said: tuple[str, ...],
+) -> Report:
     told = _prepared(ready)
     return Report(
         job={**asdict(ready.job), "lora": list(ready.job.lora)},
@@ -245,7 +271,8 @@ def _report(ready: Rehearsed, model: Model, steps: tuple[StepRecord, ...], secon
         device_peak_bytes=device_peak_bytes(model.device),
         seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
         versions=versions(),
-        notes=ready.rehearsal.notes,
+        memory=memory,
+        notes=ready.rehearsal.notes + said,
     )
 
 

@@ -32,5 +32,12 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-Event = Watched | Loading | Prepared | Denoised | Ready
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noted:
+    """Something about the job that came up while it ran."""
+
+    note: str
+
+
+Event = Watched | Loading | Prepared | Noted | Denoised | Ready
 OnEvent = Callable[[Event], None]

@@ -3,19 +3,15 @@ its files. Nothing is loaded; a network is built on meta, where it has sizes and
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pasdedeux.animate.segments import plan
 from pasdedeux.checkpoints.bundle import Bundle, ExpertWeights, find_bundle
 from pasdedeux.checkpoints.families import FAMILIES, Family
-from pasdedeux.checkpoints.load import Branch, on_meta
 from pasdedeux.checkpoints.lora import fit_loras, parse_lora
 from pasdedeux.checkpoints.lora.merge import merge
 from pasdedeux.checkpoints.packing.gguf_blocks import BLOCKS
@@ -23,21 +19,21 @@ from pasdedeux.checkpoints.packing.recast import EIGHT_BIT, FLOATS, in_blocks, r
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 from pasdedeux.engine.job import GENERATE, Job
 from pasdedeux.engine.loader import ExpertLoader
+from pasdedeux.engine.memory import Memory
+from pasdedeux.engine.numbers import Beside, kind_of, layout_of, run_numbers
 from pasdedeux.engine.settings import Settings
 from pasdedeux.engine.wan import WanModel, shortened
 from pasdedeux.engine.wan_loras import preset_of, with_usual_weights
 from pasdedeux.engine.wan_stages import DRIVEN
-from pasdedeux.models.wan import build_wan
-from pasdedeux.models.wan.config import AnimateConfig, ControlConfig, VaceConfig, WanConfig
-from pasdedeux.residency.arithmetic import CODECS, Network, length, tokens
-from pasdedeux.residency.budget import ExpertNumbers, Prediction, RunNumbers, in_gb, in_time, predict
+from pasdedeux.models.wan.config import WanConfig
+from pasdedeux.residency.arithmetic import length
+from pasdedeux.residency.budget import Prediction, RunNumbers, in_gb, in_time, predict
 from pasdedeux.residency.cards import Card, find_card
 
 __all__ = [
     "Card",
     "Forecast",
     "Prediction",
-    "expert_numbers",
     "find_card",
     "forecast",
     "in_gb",
@@ -48,15 +44,8 @@ __all__ = [
     "predict",
 ]
 
-Beside = Mapping[str, Sequence[Branch]]
 KINDS = (*FLOATS, *EIGHT_BIT, *BLOCKS)
 ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-TEXT, IMAGE = 11_361_820_672, 4 * 631_000_000
-"""Bytes of umT5's encoder in bfloat16, and of CLIP's image half in float32, as both are loaded."""
-PICTURE_TOKENS = 257
-ENCODES = {"image": 1, "animate": 2, "vace": 2, "control": 2}
-"""How many whole segments a family has encoded before it denoises one; single pictures are not counted."""
-ROWS = ("blocks.", "vace_blocks.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +71,8 @@ def open_forecast(model: str, dtype: str | None = None) -> WanModel:
         raise ValueError(f'The dtype "{dtype}" is not known; known are {", ".join(KINDS)}.')
     bundle = _bundle(model, kind)
     compute = getattr(torch, kind) if kind in FLOATS else torch.bfloat16
-    return WanModel(
-        name=model, bundle=bundle, loader=ExpertLoader(bundle=bundle, device="cpu", dtype=compute), device="cpu"
-    )
+    loader = ExpertLoader(bundle=bundle, device="cpu", dtype=compute)
+    return WanModel(name=model, bundle=bundle, loader=loader, device="cpu", memory=Memory())
 
 
 def job_for(model: WanModel, **options: Any) -> Job:
@@ -107,7 +95,7 @@ def forecast(model: WanModel, job: Job) -> Forecast:
     return Forecast(
         family=bundle.family,
         settings=settings,
-        run=_numbers(model, settings, frames, beside),
+        run=run_numbers(bundle, settings, frames, dtype=model.loader.dtype, beside=beside),
         frames=frames,
         kinds=_kinds(bundle),
         notes=(*bundle.notes, *notes),
@@ -142,7 +130,7 @@ def _bundle(model: str, kind: str | None) -> Bundle:
 
 def imagined(config: WanConfig, kind: str) -> Weights:
     """Weights of these sizes that no file holds: names, shapes, types and bytes as a conversion would write them."""
-    shapes = _layout(config).shapes
+    shapes = layout_of(config).shapes
     half = {name: _imagined(shape, "bfloat16", 2) for name, shape in shapes.items()}
     weights = Weights(tensors=half, paths=(Path(kind),), container="safetensors")
     if kind in FLOATS or kind in EIGHT_BIT:
@@ -150,20 +138,6 @@ def imagined(config: WanConfig, kind: str) -> Weights:
     block = BLOCKS[kind].nbytes / BLOCKS[kind].values
     packed = {name: _imagined(shape, kind, block) for name, shape in shapes.items() if in_blocks(name, shape)}
     return weights.with_tensors({**half, **packed})
-
-
-class Layout(NamedTuple):
-    """Names and shapes of a network's tensors; and which are weights of plain linear layers, which may stay packed."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    plain: frozenset[str]
-
-
-@cache
-def _layout(config: WanConfig) -> Layout:
-    module = on_meta(lambda: build_wan(config))
-    shapes = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    return Layout(shapes, frozenset(f"{name}.weight" for name, m in module.named_modules() if type(m) is nn.Linear))
 
 
 def _imagined(shape: tuple[int, ...], kind: str, each: float) -> LazyTensor:
@@ -187,89 +161,7 @@ def _loras(job: Job, bundle: Bundle) -> tuple[dict[str, Beside], tuple[str, ...]
     return {name: one.beside for name, one in merged.items()}, (*notes, *said, *more)
 
 
-def _numbers(model: WanModel, settings: Settings, frames: int, beside: Mapping[str, Beside]) -> RunNumbers:
-    family, config, dtype = model.family, model.family.config, model.loader.dtype
-    steps = Counter[int]()
-    for run in settings.handoff.runs(settings.sigmas):
-        steps[run.expert] += run.steps
-    grid = tokens(settings.length, settings.size, model.vae_stride, config.patch)
-    reference = 1 if isinstance(config, AnimateConfig | VaceConfig) else 0  # the picture is a latent frame of its own
-    passes = [1 if scale == 1 else 2 for scale in settings.guidance]
-    return RunNumbers(
-        network=network(config),
-        experts=tuple(
-            expert_numbers(expert, steps[k], passes[k], beside.get(expert.name, {}), dtype)
-            for k, expert in enumerate(model.bundle.experts)
-        ),
-        grid=(grid[0] + reference, *grid[1:]),
-        size=settings.size,
-        frames=settings.length,
-        codec=CODECS[family.vae],
-        segments=len(plan(frames, settings.length, settings.overlap)),
-        encodes=ENCODES.get(family.task, 0),
-        text=TEXT,
-        image=IMAGE if family.clip else 0,
-        value=dtype.itemsize,
-    )
-
-
-def network(config: WanConfig) -> Network:
-    """The sizes that decide what a forward costs."""
-    patch = config.patch[0] * config.patch[1] * config.patch[2]
-    animated, hinted = isinstance(config, AnimateConfig), isinstance(config, VaceConfig)
-    return Network(
-        dim=config.dim,
-        hidden=config.ffn_dim,
-        layers=config.layers,
-        head=config.head_dim,
-        text=config.text_len,
-        image=PICTURE_TOKENS if config.image_dim is not None else 0,
-        inputs=config.in_dim * patch,
-        outputs=config.out_dim * patch,
-        faces=config.face_blocks if isinstance(config, AnimateConfig) else 0,
-        face_tokens=config.face_heads + 1 if isinstance(config, AnimateConfig) else 0,
-        hints=len(config.vace_layers) if isinstance(config, VaceConfig) else 0,
-        extra=1 if isinstance(config, ControlConfig) and config.ref_dim is not None else 0,
-        conditions=1 if animated or hinted else 0,
-    )
-
-
-def expert_numbers(expert: ExpertWeights, steps: int, passes: int, beside: Beside, dtype: torch.dtype) -> ExpertNumbers:
-    """Bytes of an expert as it is loaded: plain linear layers stay packed, everything else is in `dtype`."""
-    plain = _layout(expert.config).plain
-    units, packed = Counter[str](), Counter[str]()
-    for name, tensor in expert.weights.items():
-        unit = _unit(name)
-        if name in plain and tensor.packed:
-            units[unit] += tensor.nbytes + (tensor.scale.nbytes if tensor.scale is not None else 0)
-            packed[_kind(tensor)] += tensor.size if unit else 0
-        else:
-            units[unit] += tensor.size * dtype.itemsize
-        units[unit] += sum((down.numel() + up.numel()) * dtype.itemsize for down, up, _ in beside.get(name, ()))
-    blocks = {unit: nbytes for unit, nbytes in units.items() if unit}
-    return ExpertNumbers(
-        name=expert.name,
-        steps=steps,
-        passes=passes,
-        nbytes=sum(units.values()),
-        trunk=units[""],
-        block=max(blocks.values()),
-        blocks=len(blocks),
-        packed=tuple(packed.items()),
-    )
-
-
-def _unit(name: str) -> str:
-    """The block that a weight is in; "" for the trunk."""
-    return ".".join(name.split(".")[:2]) if name.startswith(ROWS) else ""
-
-
-def _kind(tensor: LazyTensor) -> str:
-    """Its type, as the arithmetic of unpacking tells types apart."""
-    return "fp8_scaled" if tensor.scale is not None else tensor.dtype
-
-
 def _kinds(bundle: Bundle) -> tuple[str, ...]:
     """The types in which matrices of the blocks are stored, the most frequent first."""
     weights = [tensor for expert in bundle.experts for tensor in expert.weights.values() if len(tensor.shape) == 2]
-    return tuple(kind for kind, _ in Counter(_kind(tensor) for tensor in weights).most_common(2))
+    return tuple(kind for kind, _ in Counter(kind_of(tensor) for tensor in weights).most_common(2))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from pasdedeux.animate.perform import Stage
 from pasdedeux.denoise import ExpertSet
 from pasdedeux.engine.events import OnEvent
 from pasdedeux.engine.job import Job
+from pasdedeux.engine.report import MemoryRecord
 from pasdedeux.engine.settings import Defaults, Settings
 
 BUILTIN = "builtin"
@@ -25,6 +26,48 @@ class Rehearsal:
     audio: Path | None = None
     audio_start: float = 0.0
     notes: tuple[str, ...] = ()
+
+
+class Performance(Protocol):
+    """A context manager around one job's denoising: whatever weights it brought are given back at its end."""
+
+    @property
+    def experts(self) -> ExpertSet:
+        """The experts with their bands and guidance."""
+        ...
+
+    def roomy(self, stage: Stage) -> Stage:
+        """The stage, for which weights make room where it runs out of memory."""
+        ...
+
+    def record(self) -> MemoryRecord | None:
+        """What was foretold of memory, and what came of it; None where nothing is."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A performance by experts that are there already, and stay."""
+
+    experts: ExpertSet
+
+    def roomy(self, stage: Stage) -> Stage:
+        """As it is."""
+        return stage
+
+    def record(self) -> MemoryRecord | None:
+        """Nothing."""
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object, /) -> None:
+        pass
 
 
 class Model(Protocol):
@@ -68,8 +111,8 @@ class Model(Protocol):
         """Read what the job names and draw its conditions. Raises ValueError where that fails."""
         ...
 
-    def experts_for(self, settings: Settings, tell: OnEvent) -> ExpertSet:
-        """The experts with their bands and guidance; call it after `rehearse`."""
+    def play(self, rehearsal: Rehearsal, tell: OnEvent) -> Performance:
+        """The experts at work on what was rehearsed."""
         ...
 
 

@@ -4,12 +4,12 @@ An entry is found by what decides its values: the cleaned text, the encoder's an
 text itself is not stored. Every entry carries a digest of its bytes; one that does not match is made anew.
 """
 
-import gc
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ MOST = 256
 """Entries kept; one is a few megabytes at most."""
 _HEAD, _SAMPLE, _SAMPLES = 2**20, 2**16, 64
 _VALUES = "values"
+Opened = Callable[[int], AbstractContextManager[TextEncoder]]
+"""An encoder for so many prompts, around their encoding; at its end it has given back what it took."""
 
 
 def default_folder() -> Path:
@@ -57,32 +59,28 @@ class PromptCache:
         self,
         texts: Sequence[str],
         encoder: Path,
-        load: Callable[[], TextEncoder],
+        opened: Opened,
         *,
         tokenizer: Path | None = None,
         dtype: torch.dtype = torch.bfloat16,
     ) -> list[PromptEmbedding]:
-        """One embedding per text, on the CPU. The encoder is loaded if some text is new, and let go.
+        """One embedding per text, on the CPU. The encoder is opened once, for all texts that are new, if some are.
 
-        encoder, tokenizer: the files that `load` reads; dtype: the type it computes in. A folder that cannot be
+        encoder, tokenizer: the files that `opened` reads; dtype: the type it computes in. A folder that cannot be
         written is no error: the embeddings say so in their notes.
-        Raises ValueError if `load` gives an encoder of another type.
+        Raises ValueError if `opened` gives an encoder of another type.
         """
         name = identity([encoder, *([tokenizer] if tokenizer else [])], dtype)
         asked = {clean_prompt(text): text for text in texts}
         paths = {text: self._path(name, text) for text in asked}
         entries = {text: entry for text, path in paths.items() if (entry := _read(path)) is not None}
         new = {paths[text]: asked[text] for text in asked if text not in entries}
-        made = self._make(new, load, dtype) if new else {}
+        made = self._make(new, opened, dtype) if new else {}
         return [entries.get(text) or made[paths[text]] for text in map(clean_prompt, texts)]
 
-    def _make(
-        self, texts: Mapping[Path, str], load: Callable[[], TextEncoder], dtype: torch.dtype
-    ) -> dict[Path, PromptEmbedding]:
-        encoder = load()
-        made = {path: _on_cpu(encoder.encode(text)) for path, text in texts.items()}
-        del encoder
-        gc.collect()  # modules may stand in circles, and the next stage needs the memory
+    def _make(self, texts: Mapping[Path, str], opened: Opened, dtype: torch.dtype) -> dict[Path, PromptEmbedding]:
+        with opened(len(texts)) as encoder:
+            made = {path: _on_cpu(encoder.encode(text)) for path, text in texts.items()}
         strange = [entry.values.dtype for entry in made.values() if entry.values.dtype != dtype]
         if strange:
             raise ValueError(f"The text encoder computes in {strange[0]}, but its embeddings are kept as {dtype}.")

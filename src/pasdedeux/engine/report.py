@@ -45,6 +45,24 @@ class StepRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryRecord:
+    """Where an expert's weights were, what was foretold, and what came of it.
+
+    place: as `pasdedeux plan` has it; budget: bytes that weights might take while a step ran; foretold_peak: of the
+    device, or on a processor of the process, beside the report's own peaks; moved: bytes of weights that came there
+    while blocks took turns, foretold with those of encoders and of the first loading; waited: seconds for which the
+    compute waited for them.
+    """
+
+    place: str
+    budget: int
+    foretold_peak: int
+    foretold_moved: int
+    moved: int
+    waited: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """A finished clip's record.
 
@@ -68,6 +86,7 @@ class Report:
     device_peak_bytes: int | None
     seconds: dict[str, float]
     versions: dict[str, str]
+    memory: MemoryRecord | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -84,7 +103,8 @@ class Report:
         try:
             steps = tuple(StepRecord(**step) for step in record.pop("steps"))
             lists = {name: tuple(record.pop(name)) for name in ("experts", "handoffs", "notes")}
-            return cls(steps=steps, **lists, **record)
+            memory = record.pop("memory", None)
+            return cls(steps=steps, memory=memory and MemoryRecord(**memory), **lists, **record)
         except (KeyError, TypeError) as error:
             raise ValueError(f"The report is not whole: {error}.") from error
 

@@ -4,10 +4,9 @@ Opening reads headers only. Experts are loaded at their turn (`loader.py`), the 
 text encoder where a prompt is not cached, CLIP for the one picture it looks at.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +15,20 @@ from pasdedeux.animate.condition.wan import Prompts
 from pasdedeux.animate.perform import Bytes
 from pasdedeux.animate.segments import length_for
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle, make_bundle
-from pasdedeux.checkpoints.encoders import load_image_encoder, load_text_encoder, tokenizer_of
+from pasdedeux.checkpoints.encoders import load_image_encoder, tokenizer_of
 from pasdedeux.checkpoints.families import Family
 from pasdedeux.checkpoints.formats.mapped import name_of
 from pasdedeux.checkpoints.video import load_vae
-from pasdedeux.denoise import Expert, ExpertSet
 from pasdedeux.engine.duet import watching
+from pasdedeux.engine.encoding import open_text_encoder
 from pasdedeux.engine.events import Loading, OnEvent
 from pasdedeux.engine.job import GENERATE, Job
 from pasdedeux.engine.loader import ExpertLoader
+from pasdedeux.engine.memory import Memory
 from pasdedeux.engine.model import Rehearsal, checked_device
+from pasdedeux.engine.numbers import run_numbers, stride_of
 from pasdedeux.engine.parts import Parts
+from pasdedeux.engine.playing import Playing
 from pasdedeux.engine.prompts import PromptCache
 from pasdedeux.engine.settings import Defaults, Settings, settle
 from pasdedeux.engine.sources import cast
@@ -42,12 +44,18 @@ from pasdedeux.engine.wan_stages import (
 )
 from pasdedeux.models.text import TextEncoder
 from pasdedeux.models.vae import StreamingVAE
+from pasdedeux.residency.budget import Placement, RunNumbers, base_bytes, in_gb, place
 
 NEEDED = {
     "text": "the text encoder, umT5 (--text)",
     "vae": "the video autoencoder (--vae)",
     "image": "the image encoder, CLIP (--clip)",
 }
+# As in the reference: frames go through it again, from segment to segment. Where float32 does not fit, half of it.
+CODEC_TYPES = (torch.float32, torch.bfloat16)
+HALF_CODEC = "the video autoencoder computes in bfloat16, since float32 does not fit"
+CODEC_PHASES = ("encoding", "decoding")
+WITHOUT_ENCODERS = (*CODEC_PHASES, "denoising")
 STARTS = {"unipc": 0.999}  # Wan's own unipc starts a thousandth below pure noise, its other solvers at it
 
 
@@ -59,7 +67,9 @@ class WanModel:
     bundle: Bundle
     loader: ExpertLoader
     device: str
+    memory: Memory
     _vae: StreamingVAE | None = field(default=None)
+    _codec: torch.dtype = torch.float32
 
     @property
     def family(self) -> Family:
@@ -101,7 +111,7 @@ class WanModel:
     @property
     def vae_stride(self) -> tuple[int, int, int]:
         """Frames, rows and columns of pixels per latent."""
-        return (4, 16, 16) if self.family.vae == "wan2.2" else (4, 8, 8)
+        return stride_of(self.family.vae)
 
     @property
     def total_parameters(self) -> int:
@@ -136,6 +146,7 @@ class WanModel:
         loras, told = with_relight(job, self.bundle.relight, self.family.task == "animate")
         loras, usual = with_usual_weights(loras, preset)
         notes = self.bundle.notes + told + usual + against(job, preset) + self.loader.use_loras(loras)
+        notes += self._room(settings)
         prompts, more = self._prompts(job, settings, tell)
         if job.mode == GENERATE:
             image, said = start_picture(job, settings.size, self.family)
@@ -152,20 +163,48 @@ class WanModel:
         notes += more + found.notes + drivers.notes
         return Rehearsal(settings=settings, stage=stage, audio=sound.audio, audio_start=sound.audio_start, notes=notes)
 
-    def experts_for(self, settings: Settings, tell: OnEvent) -> ExpertSet:
-        """The experts with the job's handoff and guidance, loaded when their turn comes."""
+    def play(self, rehearsal: Rehearsal, tell: OnEvent) -> Playing:
+        """The experts at work, with the job's handoff and guidance; they are loaded when their turn comes."""
+        settings = rehearsal.settings
+        run, placement = self._placed(settings, rehearsal.stage.frames, self._codec)
+        return Playing(
+            loader=self.loader,
+            run=run,
+            placement=placement,
+            handoff=settings.handoff,
+            guidance=settings.guidance,
+            codec=self._video(tell),
+            tell=tell,
+            pinnable=self.memory.pinnable(),
+        )
 
-        def expert(position: int, guidance: float) -> Expert:
-            def velocity(x: Tensor, sigma: Tensor, cond: Any, /) -> Tensor:
-                found = self.loader.expert(position)(x, sigma, cond)
-                if not torch.isfinite(found).all():
-                    raise ValueError(self._no_numbers(position))
-                return found
+    def _placed(self, settings: Settings, frames: int, codec: torch.dtype) -> tuple[RunNumbers, Placement]:
+        """The job in numbers, with the autoencoder in `codec`, and where its weights will be."""
+        pairs = zip(self.bundle.experts, self.loader.merged, strict=True)
+        bundle = replace(self.bundle, experts=tuple(replace(it, weights=merged.weights) for it, merged in pairs))
+        names = (expert.name for expert in self.bundle.experts)
+        beside = dict(zip(names, (merged.beside for merged in self.loader.merged), strict=True))
+        run = run_numbers(bundle, settings, frames, dtype=self.loader.dtype, beside=beside, codec_value=codec.itemsize)
+        base = base_bytes(run, processor=self.device == "cpu")
+        return run, place(run, self.memory.usable(self.device), base)
 
-            residence = partial(self.loader.residence, position, lambda what: tell(Loading(what=what)))
-            return Expert(velocity, self.bundle.experts[position].name, guidance, residence)
+    def _room(self, settings: Settings) -> tuple[str, ...]:
+        """Decide what the autoencoder computes in, and say what there is to say of memory.
 
-        return ExpertSet(tuple(expert(k, scale) for k, scale in enumerate(settings.guidance)), settings.handoff)
+        Raises ValueError where the memory that was allowed is too little.
+        """
+        usable = self.memory.usable(self.device)
+        places = [self._placed(settings, settings.frames or settings.length, kind)[1] for kind in CODEC_TYPES]
+        half = not places[0].fits(usable, CODEC_PHASES)
+        self._codec = CODEC_TYPES[half]
+        notes = (HALF_CODEC,) if half else ()
+        if places[half].fits(usable, WITHOUT_ENCODERS):
+            return notes
+        name, most = max(places[half].phases, key=lambda phase: (phase[0] in WITHOUT_ENCODERS, phase[1]))
+        lack = f"{name} needs {in_gb(most)} at least, and {in_gb(usable)} can be used"
+        if self.memory.main is not None:
+            raise ValueError(f"The memory is too little: {lack}; fewer frames or pixels need less.")
+        return (*notes, f"memory may run out: {lack}")
 
     def _prompts(self, job: Job, settings: Settings, tell: OnEvent) -> tuple[Prompts, tuple[str, ...]]:
         """The embedded words; those to steer away from only where some expert is guided."""
@@ -177,13 +216,13 @@ class WanModel:
         path = self._needed("text")
         tokenizer = self.bundle.tokenizer or tokenizer_of(path)
 
-        def load() -> TextEncoder:
+        def opened(prompts: int) -> AbstractContextManager[TextEncoder]:
             tell(Loading(what="the text encoder"))
             self.loader.release()
-            given = None if tokenizer == path else tokenizer
-            return load_text_encoder(path, given, dtype=torch.bfloat16, device=self.device)
+            given, room = None if tokenizer == path else tokenizer, self.memory.left(self.device)
+            return open_text_encoder(path, given, prompts, dtype=torch.bfloat16, device=self.device, room=room)
 
-        embedded = PromptCache().encode(texts, path, load, tokenizer=tokenizer)
+        embedded = PromptCache().encode(texts, path, opened, tokenizer=tokenizer)
         values = [embedding.values for embedding in embedded]
         notes = tuple(dict.fromkeys(embedding.note for embedding in embedded if embedding.note is not None))
         return Prompts(wanted=values[0], unwanted=values[1] if len(values) > 1 else None), notes
@@ -197,12 +236,10 @@ class WanModel:
         return encoder.encode(torch.from_numpy(image)).float().cpu()
 
     def _video(self, tell: OnEvent) -> StreamingVAE:
-        if self._vae is None:
+        if self._vae is None or next(self._vae.parameters()).dtype != self._codec:
             tell(Loading(what="the video autoencoder"))
             path = self._needed("vae")
-            vae = load_vae(
-                path, dtype=torch.float32, device=self.device
-            )  # as the reference: frames go through it again
+            vae = load_vae(path, dtype=self._codec, device=self.device)
             if (vae.channels, vae.stride) != (self.family.config.out_dim, self.vae_stride):
                 other = "2.1" if self.family.vae == "wan2.2" else "2.2"
                 raise ValueError(f"{path} is the VAE of Wan {other}; {self.family.name} needs {self.family.vae}'s.")
@@ -216,11 +253,6 @@ class WanModel:
         parts = [name for name in NEEDED if name != "image" or self.family.clip]
         lacking = " and ".join(NEEDED[name] for name in parts if getattr(self.bundle, name) is None)
         raise ValueError(f"{self.name} is not enough for {self.family.name}; it also needs {lacking}.")
-
-    def _no_numbers(self, position: int) -> str:
-        title, kind = self.loader.title(position), name_of(self.loader.dtype)
-        other = "its file may be damaged" if kind == "bfloat16" else "bfloat16 holds greater ones"
-        return f"{title.capitalize()} gives values that are not finite in {kind}: a LoRA weighs too much, or {other}."
 
 
 def shortened(settings: Settings, frames: int) -> Settings:
@@ -259,10 +291,10 @@ def bundle_of(name: str | None, parts: Parts) -> Bundle:
     )
 
 
-def open_wan(name: str | None, device: str | None, parts: Parts) -> WanModel:
+def open_wan(name: str | None, device: str | None, parts: Parts, memory: Memory) -> WanModel:
     """Open a folder, a file, or the parts alone. Raises ValueError where nothing fits."""
     device = checked_device(device)
     bundle = bundle_of(name, parts)
     loader = ExpertLoader(bundle=bundle, device=device, dtype=getattr(torch, parts.dtype))
     given = " + ".join(str(expert.path) for expert in bundle.experts)
-    return WanModel(name=name or given, bundle=bundle, loader=loader, device=device)
+    return WanModel(name=name or given, bundle=bundle, loader=loader, device=device, memory=memory)

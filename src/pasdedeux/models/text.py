@@ -62,9 +62,26 @@ class PromptEmbedding:
         return "; ".join(said) or None
 
 
+class TokenRows(nn.Module):
+    """A token embedding that is not held: token ids [1, n] on the processor -> rows [1, n, dim] on `device`.
+
+    A prompt needs a few of its 256384 rows, which are 2.1 GB together. look_up: ids [n] -> rows [n, dim].
+    """
+
+    def __init__(self, count: int, look_up: Callable[[Tensor], Tensor], device: str = "cpu") -> None:
+        super().__init__()
+        self.num_embeddings, self.look_up, self.device = count, look_up, device
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.look_up(ids.flatten()).unflatten(0, ids.shape).to(self.device)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextEncoder:
-    """The stack and the tokenizer that belongs to it; `notes` say what of the file was left unread."""
+    """The stack and the tokenizer that belongs to it; `notes` say what of the file was left unread.
+
+    The stack's token embedding reads ids on the processor, wherever the blocks are.
+    """
 
     stack: nn.Module
     tokenize: Tokenizer
@@ -72,18 +89,19 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, prompt: str) -> PromptEmbedding:
-        """The prompt, cleaned as the reference cleans it, in the weights' type and on their device.
+        """The prompt, cleaned as the reference cleans it, in the weights' type and on the blocks' device.
 
         Raises ValueError if the tokenizer is of another model, or if the values are not finite.
         """
         ids, dropped = self._ids(clean_prompt(prompt))
-        embedding = self.stack.get_submodule("embed_tokens").get_parameter("weight")
-        if max(ids) >= len(embedding):
+        embedding = self.stack.get_submodule("embed_tokens")
+        assert isinstance(embedding, nn.Embedding | TokenRows)
+        if max(ids) >= embedding.num_embeddings:
             raise ValueError(
-                f"The tokenizer gives token {max(ids)}, but the text encoder knows {len(embedding)} tokens: they do "
-                "not belong together."
+                f"The tokenizer gives token {max(ids)}, but the text encoder knows {embedding.num_embeddings} tokens: "
+                "they do not belong together."
             )
-        values = self.stack(input_ids=torch.tensor([ids], device=embedding.device)).last_hidden_state
+        values = self.stack(input_ids=torch.tensor([ids])).last_hidden_state
         if not torch.isfinite(values).all():
             raise ValueError(
                 f"The text encoder gives values that are not finite in {str(values.dtype).removeprefix('torch.')}: its "

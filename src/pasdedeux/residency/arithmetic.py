@@ -38,7 +38,8 @@ UNPACKING = {
     "Q5_0": 61.0,
     "Q5_K": 62.0,
 }
-"""Bytes read and written to unpack one value, counted as above; the matrix product that follows is not in them."""
+"""Bytes read and written to unpack one value, counted as above; the matrix product that follows is not in them. A
+forward unpacks each of its matrices once: the two that a span uses are kept for the next span."""
 UNPACKING_ELSE = 62.0
 PIECE = 1 << 24
 """Values that are unpacked at once."""
@@ -178,15 +179,16 @@ def elementwise_bytes(net: Network, grid: Grid) -> float:
     return float(ELEMENTWISE) * length(net, grid) * net.dim * (net.layers + net.hints)
 
 
-def spans(count: int) -> int:
-    """In how many spans a block takes its tokens, and so how often each of its matrices is used in a forward."""
-    return ceil(count / max(SHORTEST, ceil(count / SPANS)))
+def span_of(count: int) -> int:
+    """Tokens that a block takes at once, of so many."""
+    return max(SHORTEST, ceil(count / SPANS))
 
 
-def unpacked_bytes(net: Network) -> int:
-    """A block's largest matrix in bfloat16, and the float32 pieces in which it is made: 8 bytes a value."""
+def unpacked_bytes(net: Network, value: int = 2) -> int:
+    """The two matrices of a block's feed-forward, which are kept for its spans, and the float32 pieces in which the
+    second is made: 8 bytes a value (Q3, Q5 and Q6: 12)."""
     largest = net.dim * net.hidden
-    return 2 * largest + 8 * min(PIECE, largest)
+    return 2 * value * largest + 8 * min(PIECE, largest)
 
 
 def context_bytes(net: Network, grid: Grid, value: int = 2) -> int:
@@ -205,7 +207,7 @@ def activation_bytes(net: Network, grid: Grid, value: int = 2) -> int:
     the feed-forward's temporaries instead, patches going in or out, or a matrix in float32 for the timestep.
     """
     count, d, h = length(net, grid), net.dim, net.hidden
-    span = max(SHORTEST, ceil(count / SPANS))
+    span = span_of(count)
     single = count <= span
     n = min(span, count)
     wide = 4 if value < 4 else 0  # the float32 copy that a norm makes of its input

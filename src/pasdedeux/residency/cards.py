@@ -1,4 +1,4 @@
-"""Graphics cards by name: what of them decides where weights can be and how long a run takes.
+"""Graphics cards by name, and the processor: what of them decides where weights can be and how long a run takes.
 
 Memory is what the driver reports (nvidia-smi), matrix rates are dense and with float32 sums, as the makers publish them
 (whitepapers of Ampere GA102, Ada, and RTX Blackwell, and their formula, 256 multiply-adds per multiprocessor and clock,
@@ -14,8 +14,13 @@ How much of the matrix rate a whole forward reaches is an assumption, one number
 - Hopper 0.46: 4.60 s eager on an H100 for the forward above. With FlashAttention 3 published runs reach 0.5 to 0.6.
 """
 
+import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
+PROCESSOR = "cpu"
+MEMINFO = Path("/proc/meminfo")
 MIB = 1 << 20
 GEFORCE, A100, HOPPER = 0.88, 0.63, 0.46
 STREAMED = 0.84
@@ -24,23 +29,30 @@ STREAMED = 0.84
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One card.
+    """One card, or a processor, of which nothing is known but memory.
 
     memory: bytes; bf16, fp8: dense matrix rates in TFLOP/s, fp8 None where the card has none; share: how much of that a
-    forward reaches; bandwidth: of its memory, GB/s; link: from host memory, GB/s; price: dollars per hour and of
-    which date, where one is known.
+    forward reaches; bandwidth: of its memory, GB/s; link: from host memory, GB/s; all are 0 where they are not known.
+    price: dollars per hour and of which date, where one is known. processor: the host itself, where weights come from
+    the disk.
     """
 
     name: str
     title: str
     memory: int
-    bf16: float
-    fp8: float | None
-    share: float
-    bandwidth: float
-    link: float
+    bf16: float = 0
+    fp8: float | None = None
+    share: float = 0
+    bandwidth: float = 0
+    link: float = 0
     price: float | None = None
     price_of: str = ""
+    processor: bool = False
+
+    @property
+    def timed(self) -> bool:
+        """Whether seconds can be foretold."""
+        return min(self.rate, self.traffic, self.copying) > 0
 
     @property
     def rate(self) -> float:
@@ -169,15 +181,26 @@ _NOISE = (" ", "-", "_", "nvidia", "geforce", "rtx", "sxm", "pcie", *_GEFORCE_SI
 
 
 def find_card(text: str) -> Card:
-    """A card by what people call it: "rtx4090", "4090", "RTX 4060 Ti 16GB", "A100-80GB".
+    """A card by what people call it: "rtx4090", "4090", "RTX 4060 Ti 16GB", "A100-80GB"; "cpu" is this processor.
 
     Raises ValueError if it is none.
     """
     wanted = _bare(text)
+    if wanted == PROCESSOR:
+        return Card(name=PROCESSOR, title="a processor", memory=free_memory(), processor=True)
     found = [card for name, card in CARDS.items() if _bare(name) == wanted]
     if not found:
-        raise ValueError(f'The card "{text}" is not known; known are {", ".join(CARDS)}.')
+        raise ValueError(f'The card "{text}" is not known; known are {", ".join((*CARDS, PROCESSOR))}.')
     return found[0]
+
+
+def free_memory() -> int:
+    """Bytes of this machine's memory that a new process can have; where the system does not say, all of it."""
+    if MEMINFO.is_file():
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _bare(text: str) -> str:

@@ -74,13 +74,9 @@ class DeviceCopies:
         self._stream = torch.cuda.Stream(device)
         # Slots may be memory that queued work still uses.
         self._stream.wait_stream(torch.cuda.current_stream(device))
-        far = [source.layout(unit).nbytes for unit in units if source.held(unit) is None]
-        self._copied = [torch.cuda.Event(blocking=True) for _ in range(min(STAGES, len(far)))]
+        self._largest = max((source.layout(unit).nbytes for unit in units), default=0)
+        self._copied = [torch.cuda.Event(blocking=True) for _ in range(STAGES)]
         self._ring = list[HostBuffer]()
-        with ExitStack() as stack:
-            stack.callback(self._free)
-            self._ring.extend(HostBuffer(max(far), pinned=True) for _ in self._copied)
-            stack.pop_all()
         self._stage = 0
 
     def fill(self, unit: Unit, slot: Slot) -> None:
@@ -121,8 +117,10 @@ class DeviceCopies:
 
     def _read(self, unit: Unit) -> tuple[Tensor, torch.cuda.Event]:
         """Into the ring's next buffer, once what was in it has been copied; only the copying thread waits here."""
+        while len(self._ring) <= self._stage:  # made when it is needed: all units may be in memory
+            self._ring.append(HostBuffer(self._largest, pinned=True))
         buffer, copied = self._ring[self._stage], self._copied[self._stage]
-        self._stage = (self._stage + 1) % len(self._ring)
+        self._stage = (self._stage + 1) % STAGES
         copied.synchronize()
         host = buffer.tensor[: self._source.layout(unit).nbytes]
         self._source.read_into(unit, host)

@@ -277,19 +277,19 @@ def _in_file(value: Value, place: Place) -> FileTensor:
 class HostSource:
     """Another source's units kept in host memory, those named; the others are still read from there.
 
-    Each unit has a buffer of exactly its bytes, pinned where there is CUDA (pin: None) or where told to. A context
-    manager; `close` gives the memory back.
+    Each unit has a buffer of exactly its bytes, pinned where there is CUDA (pin: None) or where told to. later: whether
+    units are read when they are first asked for, and not now. A context manager; `close` gives the memory back.
     """
 
-    def __init__(self, source: Source, units: Iterable[Unit], *, pin: bool | None = None) -> None:
-        pinned = torch.cuda.is_available() if pin is None else pin
+    def __init__(self, source: Source, units: Iterable[Unit], *, pin: bool | None = None, later: bool = False) -> None:
         self._source = source
+        self._pinned = torch.cuda.is_available() if pin is None else pin
+        self._wanted = set(units)
         self._buffers: dict[Unit, HostBuffer] = {}
         with ExitStack() as stack:
             stack.callback(self.close)
-            for unit in units:
-                buffer = self._buffers[unit] = HostBuffer(source.layout(unit).nbytes, pinned=pinned)
-                source.read_into(unit, buffer.tensor)
+            for unit in () if later else sorted(self._wanted):
+                self._read(unit)
             stack.pop_all()
 
     @classmethod
@@ -300,6 +300,12 @@ class HostSource:
             for unit, tensors in units.items()
         }
         return cls(CallSource(made), units, pin=pin)
+
+    def keep(self, units: Iterable[Unit]) -> None:
+        """From now on keep these, and let go of others; no copy may be under way."""
+        self._wanted = set(units)
+        for unit in self._buffers.keys() - self._wanted:
+            self._buffers.pop(unit).free()
 
     def layout(self, unit: Unit) -> Layout:
         """The other source's."""
@@ -314,7 +320,9 @@ class HostSource:
             buffer.copy_(held)
 
     def held(self, unit: Unit) -> Tensor | None:
-        """The unit's own buffer, or the other source's."""
+        """The unit's own buffer, read now if it has not been yet, or the other source's."""
+        if unit in self._wanted and unit not in self._buffers:
+            self._read(unit)
         own = self._buffers.get(unit)
         return self._source.held(unit) if own is None else own.tensor
 
@@ -323,6 +331,15 @@ class HostSource:
         for buffer in self._buffers.values():
             buffer.free()
         self._buffers.clear()
+        self._wanted.clear()
+
+    def _read(self, unit: Unit) -> None:
+        buffer = HostBuffer(self._source.layout(unit).nbytes, pinned=self._pinned)
+        with ExitStack() as stack:
+            stack.callback(buffer.free)
+            self._source.read_into(unit, buffer.tensor)
+            stack.pop_all()
+        self._buffers[unit] = buffer
 
     def __enter__(self) -> Self:
         return self

@@ -8,10 +8,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from pasdedeux.apps.planning import WIDTH, PlanOptions, parse_memory, show_plan
+from pasdedeux.apps.planning import WIDTH, PlanOptions, show_plan
 from pasdedeux.checkpoints.families import FAMILIES
 from pasdedeux.engine import forecast as engine_forecast
-from pasdedeux.engine.forecast import expert_numbers, forecast, imagined, job_for, open_forecast
+from pasdedeux.engine.forecast import forecast, imagined, job_for, open_forecast
+from pasdedeux.engine.memory import parse_memory
+from pasdedeux.engine.numbers import expert_numbers
 from pasdedeux.models.wan import build_wan
 from pasdedeux.models.wan.config import WanConfig
 
@@ -41,11 +43,13 @@ def test_a_pair_in_bfloat16_is_streamed_and_in_fp8_one_expert_stays() -> None:
     page = words("wan2.2-t2v-a14b", size="1280x720", frames=81)
     assert "75,600 tokens; 40 steps (26 high, 14 low), guidance 4, 3" in page
     assert "2 experts of 28.6 GB, stored in bfloat16" in page
-    assert "blocks stay, the others are streamed through two slots" in page
+    assert "streamed beside the compute: 19.2 GB of weights at once, 26 of 80 blocks; weights leave while" in page
+    assert "with weights in pinned memory; 3.6 GB if they come from disk" in page
     assert "at $0.45 an hour, May 2026" in page
     page = words("wan2.2-t2v-a14b", dtype="fp8")
     assert "2 experts of 14.5 GB, stored in float8_e4m3fn" in page
-    assert "one expert resident" in page
+    assert "one expert resident, and the next comes as the last one's blocks leave" in page
+    assert "0.0 GB a step" in page
 
 
 def test_options_reach_the_prediction() -> None:
@@ -65,9 +69,28 @@ def test_length_in_seconds_and_segments() -> None:
 
 
 def test_what_does_not_fit_is_said_first() -> None:
-    page = shown("wan2.2-t2v-a14b", "rtx3060", size="1280x720")
+    page = shown("wan2.2-t2v-a14b", "rtx3060", size="1280x720", memory="8GB")
     assert "it does not fit" in page.splitlines()[0]
-    assert "Decoding a segment needs 16.1 GB" in " ".join(page.split())
+    assert "Decoding a segment needs 8.3 GB" in " ".join(page.split())
+
+
+def test_a_codec_in_bfloat16_is_said() -> None:
+    said = "The video autoencoder computes in bfloat16, since float32 does not fit."
+    assert said in words("wan2.2-t2v-a14b", "rtx3060", size="1280x720")
+    assert said not in words("wan2.2-t2v-a14b", "rtx4090", size="1280x720")
+
+
+def test_a_processor_is_told_its_memory_and_what_it_reads() -> None:
+    page = shown("wan2.2-t2v-a14b", "cpu", memory="6GB", size="64x64", frames=5)
+    assert page.startswith("wan2.2-t2v-a14b on a processor, 5.8 GB of which can be used")
+    assert max(map(len, page.splitlines())) <= WIDTH
+    page = " ".join(page.split())
+    assert "streamed beside the compute: 3.7 GB of weights at once, 4 of 80 blocks" in page
+    assert "memory peak 5.7 GB (denoising 5.7, decoding 4.8)" in page
+    assert "reads 26.7 GB a step from the disk" in page
+    assert "video not foretold" in page
+    assert "$" not in page
+    assert "all resident" in words("wan2.2-t2v-a14b", "cpu", memory="100GB", size="64x64", frames=5)
 
 
 def test_builtin() -> None:

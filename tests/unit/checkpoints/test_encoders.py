@@ -13,9 +13,11 @@ pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from pasdedeux.checkpoints.encoders import load_image_encoder, load_text_encoder
+from pasdedeux.checkpoints.encoders import bare_text_encoder, fill, load_image_encoder, load_text_encoder
 from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.names.encoder_keymaps import image_from_ours, image_to_ours, text_from_ours, text_to_ours
+from pasdedeux.checkpoints.packing.quantized import dequantize
+from pasdedeux.checkpoints.tensors import LazyTensor
 
 PIECES = ["<pad>", "</s>", "<s>", "<unk>", "▁", "▁a", "b", "c", "▁cat", "d", "e"]
 Tensors = dict[str, Tensor]
@@ -193,6 +195,44 @@ def test_scaled_fp8_stays_packed_and_gives_the_scaled_values(tmp_path: Path, tok
     stack = load_text_encoder(path, tokens, dtype=torch.float32).stack
     assert type(stack.get_submodule("block.0.layer.0.SelfAttention.q")).__name__ == "PackedLinear"
     torch.testing.assert_close(embedded(path, tokens), embedded(write(tmp_path, plain), tokens), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "float8_e4m3fn", "one scale", "a scale per row"])
+def test_a_token_is_looked_up_as_the_whole_embedding_would_have_it(tmp_path: Path, tokens: Path, kind: str) -> None:
+    stored = hf_text(text_tensors())
+    scale = {"one scale": torch.tensor(0.01), "a scale per row": torch.linspace(0.01, 0.02, len(PIECES))[:, None]}
+    table = (stored["shared.weight"] / scale.get(kind, 1)).to(getattr(torch, kind, torch.float8_e4m3fn))
+    stored["shared.weight"] = table
+    if kind in scale:
+        stored["shared.scale_weight"] = scale[kind]
+    rows = load_text_encoder(write(tmp_path, stored), tokens, dtype=torch.bfloat16).stack.get_submodule("embed_tokens")
+    wanted = (table.float() * scale.get(kind, 1)).bfloat16()
+    ids = torch.tensor([[7, 0, 10, 7]])
+    assert torch.equal(rows(ids), wanted[ids])
+
+
+def test_only_the_rows_of_a_prompt_are_unpacked(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_text_encoder(write(tmp_path, text_tensors()), tokens, dtype=torch.bfloat16)
+    seen: list[tuple[int, ...]] = []
+
+    def noted(tensor: LazyTensor, dtype: torch.dtype) -> Tensor:
+        seen.append(tuple(tensor.read().shape))
+        return dequantize(tensor, dtype)
+
+    monkeypatch.setattr("pasdedeux.checkpoints.encoders.dequantize", noted)
+    assert encoder.encode("a cat").values.shape == (1, 3, 16)
+    assert seen == [(3, 16)]
+    assert "embed_tokens.weight" not in encoder.stack.state_dict()
+
+
+def test_a_bare_encoder_has_read_no_block(tmp_path: Path, tokens: Path) -> None:
+    bare = bare_text_encoder(write(tmp_path, text_tensors()), tokens, dtype=torch.float32)
+    tensors = bare.encoder.stack.state_dict()
+    assert tensors.keys() == bare.values.keys() == bare.mapped
+    assert all(tensor.is_meta for tensor in tensors.values())
+    assert not bare_text_encoder(tmp_path / "encoder.safetensors", tokens, dtype=torch.bfloat16).mapped
+    fill(bare, "cpu")
+    assert not any(tensor.is_meta for tensor in bare.encoder.stack.state_dict().values())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Prompt embeddings on disk."""
 
 import os
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,18 +25,21 @@ class Stack(nn.Module):
         return SimpleNamespace(last_hidden_state=input_ids[..., None].expand(-1, -1, 3).to(self.embed_tokens.weight))
 
 
-class Loader:
-    """Loads the stand-in, counts how often, and watches what becomes of it."""
+class Opener:
+    """Opens the stand-in, and notes for how many prompts it was opened, and each time it was closed."""
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
         self.dtype = dtype
-        self.stacks: list[weakref.ref[Stack]] = []
+        self.counts: list[int] = []
+        self.closed = 0
 
-    def __call__(self) -> TextEncoder:
-        stack = Stack(self.dtype)
-        stack.circle = [stack]
-        self.stacks.append(weakref.ref(stack))
-        return TextEncoder(stack=stack, tokenize=lambda text: [*map(ord, text), 1])
+    @contextmanager
+    def __call__(self, prompts: int) -> Iterator[TextEncoder]:
+        self.counts.append(prompts)
+        try:
+            yield TextEncoder(stack=Stack(self.dtype), tokenize=lambda text: [*map(ord, text), 1])
+        finally:
+            self.closed += 1
 
 
 def rows(text: str) -> Tensor:
@@ -54,24 +57,31 @@ def entries(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def test_the_encoder_is_loaded_for_new_prompts_only_and_let_go(tmp_path: Path, weights: Path) -> None:
-    cache, load = PromptCache(folder=tmp_path / "p"), Loader()
-    first = cache.encode(["a  cat", "", "a cat"], weights, load)
+def test_the_encoder_is_opened_once_for_the_prompts_that_are_new(tmp_path: Path, weights: Path) -> None:
+    cache, opened = PromptCache(folder=tmp_path / "p"), Opener()
+    first = cache.encode(["a  cat", "", "a cat"], weights, opened)
     assert [e.values.shape[1] for e in first] == [6, 1, 6]
     assert torch.equal(first[0].values, rows("a cat"))
     assert len(entries(tmp_path / "p")) == 2
-    again = cache.encode(["", "a\tcat"], weights, load)
-    assert len(load.stacks) == 1
-    assert load.stacks[0]() is None
+    again = cache.encode(["", "a\tcat"], weights, opened)
+    assert (opened.counts, opened.closed) == ([2], 1)
     assert torch.equal(again[1].values, rows("a cat"))
     assert again[1].values.dtype == torch.bfloat16
-    cache.encode(["a cat", "a dog"], weights, load)
-    assert len(load.stacks) == 2
+    cache.encode(["a cat", "a dog"], weights, opened)
+    assert (opened.counts, opened.closed) == ([2, 1], 2)
+
+
+def test_an_encoder_that_fails_is_closed_and_nothing_is_kept(tmp_path: Path, weights: Path) -> None:
+    cache, opened = PromptCache(folder=tmp_path / "p"), Opener()
+    with pytest.raises(ValueError, match=r"The tokenizer gives token 70001, but the text encoder knows 70000 tokens"):
+        cache.encode(["a", chr(70001)], weights, opened)
+    assert (opened.counts, opened.closed) == ([2], 1)
+    assert not entries(tmp_path / "p")
 
 
 def test_a_text_is_cleaned_once(tmp_path: Path, weights: Path) -> None:
     text = "<&amp;amp;amp;lt;"
-    found = PromptCache(folder=tmp_path / "p").encode([text], weights, Loader())
+    found = PromptCache(folder=tmp_path / "p").encode([text], weights, Opener())
     assert torch.equal(found[0].values, rows(clean_prompt(text)))
 
 
@@ -87,11 +97,11 @@ def other(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [grow, other])
 def test_another_encoder_has_entries_of_its_own(tmp_path: Path, weights: Path, change: Callable[[Path], None]) -> None:
-    cache, load = PromptCache(folder=tmp_path / "p"), Loader()
-    cache.encode(["x"], weights, load)
+    cache, opened = PromptCache(folder=tmp_path / "p"), Opener()
+    cache.encode(["x"], weights, opened)
     change(weights)
-    cache.encode(["x"], weights, load)
-    assert len(load.stacks) == len(entries(tmp_path / "p")) == 2
+    cache.encode(["x"], weights, opened)
+    assert len(opened.counts) == len(entries(tmp_path / "p")) == 2
 
 
 def test_type_tokenizer_and_folder_tell_encoders_apart(tmp_path: Path, weights: Path) -> None:
@@ -111,54 +121,54 @@ def test_type_tokenizer_and_folder_tell_encoders_apart(tmp_path: Path, weights: 
 
 def test_an_encoder_of_another_type_is_refused(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(ValueError, match=r"computes in torch.float32, but its embeddings are kept as torch.bfloat16"):
-        PromptCache(folder=tmp_path / "p").encode(["x"], weights, Loader(torch.float32))
+        PromptCache(folder=tmp_path / "p").encode(["x"], weights, Opener(torch.float32))
     assert not entries(tmp_path / "p")
 
 
 def test_a_damaged_entry_is_made_anew(tmp_path: Path, weights: Path) -> None:
-    cache, load = PromptCache(folder=tmp_path / "p"), Loader()
-    cache.encode(["hello"], weights, load)
+    cache, opened = PromptCache(folder=tmp_path / "p"), Opener()
+    cache.encode(["hello"], weights, opened)
     path = entries(tmp_path / "p")[0]
     whole = path.read_bytes()
     damages = [whole[:40], b"", bytes([*whole[:-1], whole[-1] ^ 1]), whole.replace(b"dropped", b"dripped")]
     for count, damaged in enumerate(damages, start=2):
         path.write_bytes(damaged)
-        assert torch.equal(cache.encode(["hello"], weights, load)[0].values, rows("hello"))
-        assert len(load.stacks) == count
-        cache.encode(["hello"], weights, load)
-        assert len(load.stacks) == count
+        assert torch.equal(cache.encode(["hello"], weights, opened)[0].values, rows("hello"))
+        assert len(opened.counts) == count
+        cache.encode(["hello"], weights, opened)
+        assert len(opened.counts) == count
 
 
 def test_a_cut_prompt_is_said_from_the_cache_too(tmp_path: Path, weights: Path) -> None:
-    cache, load = PromptCache(folder=tmp_path / "p"), Loader()
-    notes = [cache.encode(["x" * 600], weights, load)[0].note for _ in range(2)]
-    assert len(load.stacks) == 1
+    cache, opened = PromptCache(folder=tmp_path / "p"), Opener()
+    notes = [cache.encode(["x" * 600], weights, opened)[0].note for _ in range(2)]
+    assert len(opened.counts) == 1
     assert notes[0] == notes[1]
     assert notes[0] is not None
     assert "89 tokens longer" in notes[0]
 
 
 def test_what_was_used_longest_ago_goes(tmp_path: Path, weights: Path) -> None:
-    cache, load = PromptCache(folder=tmp_path / "p", most=2), Loader()
+    cache, opened = PromptCache(folder=tmp_path / "p", most=2), Opener()
     for age, text in enumerate(["a", "b"]):
-        cache.encode([text], weights, load)
+        cache.encode([text], weights, opened)
         newest = max(entries(tmp_path / "p"), key=lambda path: path.stat().st_mtime)
         os.utime(newest, (100 + age, 100 + age))
     (tmp_path / "p" / "left.part").write_bytes(b"interrupted")
     os.utime(tmp_path / "p" / "left.part", (50, 50))
-    cache.encode(["a"], weights, load)
-    cache.encode(["c"], weights, load)
+    cache.encode(["a"], weights, opened)
+    cache.encode(["c"], weights, opened)
     assert len(list((tmp_path / "p").iterdir())) == 2
-    loads = len(load.stacks)
-    cache.encode(["a", "c"], weights, load)
-    assert len(load.stacks) == loads
-    cache.encode(["b"], weights, load)
-    assert len(load.stacks) == loads + 1
+    times = len(opened.counts)
+    cache.encode(["a", "c"], weights, opened)
+    assert len(opened.counts) == times
+    cache.encode(["b"], weights, opened)
+    assert len(opened.counts) == times + 1
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_no_error(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "p").write_text("a file")
-    found = PromptCache(folder=tmp_path / "p").encode(["x"], weights, Loader())[0]
+    found = PromptCache(folder=tmp_path / "p").encode(["x"], weights, Opener())[0]
     assert torch.equal(found.values, rows("x"))
     assert found.note is not None
     assert "could not be kept" in found.note
@@ -174,9 +184,9 @@ def test_the_default_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_same_content_elsewhere_is_the_same_encoder(tmp_path: Path, weights: Path) -> None:
-    cache, load = PromptCache(folder=tmp_path / "p"), Loader()
-    cache.encode(["x"], weights, load)
+    cache, opened = PromptCache(folder=tmp_path / "p"), Opener()
+    cache.encode(["x"], weights, opened)
     os.utime(weights, ns=(1, 1))
     moved = weights.rename(tmp_path / "other.safetensors")
-    cache.encode(["x"], moved, load)
-    assert len(load.stacks) == 1
+    cache.encode(["x"], moved, opened)
+    assert len(opened.counts) == 1

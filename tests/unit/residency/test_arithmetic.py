@@ -1,6 +1,7 @@
 """Arithmetic against known counts, and against the bytes that are alive in a forward of ours."""
 
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pasdedeux.engine.forecast import network
+from pasdedeux.checkpoints.packing.gguf_blocks import BLOCKS
+from pasdedeux.checkpoints.packing.linear import PackedLinear, release
+from pasdedeux.checkpoints.tensors import LazyTensor
+from pasdedeux.engine.numbers import network
 from pasdedeux.models.wan import build_wan, layers
 from pasdedeux.models.wan.config import WAN_MODELS, VaceConfig, WanConfig
 from pasdedeux.models.wan.spans import spans as real_spans
@@ -27,7 +31,7 @@ from pasdedeux.residency.arithmetic import (
     forward_flop,
     linear_flop,
     self_attention_flop,
-    spans,
+    span_of,
     tokens,
     unpacked_bytes,
 )
@@ -126,7 +130,7 @@ def test_bytes_of_a_14b_block() -> None:
 
 @given(st.integers(1, 200_000))
 def test_spans_are_those_of_the_blocks(count: int) -> None:
-    assert spans(count) == len(real_spans(count))
+    assert min(span_of(count), count) == real_spans(count)[0].stop
 
 
 def test_contexts_of_a_14b_prompt_weigh_what_is_said() -> None:
@@ -188,5 +192,30 @@ def test_a_block_holds_little_more_than_three_streams() -> None:
     assert 3.3 < activation_bytes(NET, P720) / stream < 3.5
 
 
-def test_unpacking_holds_a_matrix_and_a_piece() -> None:
-    assert unpacked_bytes(NET) == 2 * 5120 * 13824 + 8 * 2**24
+def test_unpacking_holds_two_matrices_and_a_piece() -> None:
+    assert unpacked_bytes(NET) == 2 * 2 * 5120 * 13824 + 8 * 2**24
+    assert unpacked_bytes(NET, 4) == 2 * 4 * 5120 * 13824 + 8 * 2**24
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "Q8_0", "Q4_K"])
+def test_unpacked_bytes_are_those_of_two_layers(kind: str, dtype: torch.dtype) -> None:
+    net = Network(dim=256, hidden=2048, layers=1)
+    sizes = [(net.hidden, net.dim), (net.dim, net.hidden)]
+    layers = [PackedLinear(packed_zeros(kind, shape), None, dtype) for shape in sizes]
+    release()
+    with torch.no_grad(), Alive() as alive:
+        for layer in layers * 3:
+            layer.unpacked(dtype)
+    release()
+    assert unpacked_bytes(net, dtype.itemsize) == pytest.approx(alive.peak, rel=0.03)
+
+
+def packed_zeros(kind: str, shape: tuple[int, int]) -> LazyTensor:
+    """With a scale, where the kind is an 8-bit float."""
+    if kind in BLOCKS:
+        stored = torch.zeros(BLOCKS[kind].stored_shape(shape), dtype=torch.uint8)
+        return LazyTensor(shape=shape, dtype=kind, nbytes=stored.nbytes, read=lambda: stored)
+    scale = LazyTensor(shape=(), dtype="float32", nbytes=4, read=lambda: torch.ones(()))
+    read = partial(torch.zeros, shape, dtype=getattr(torch, kind))
+    return LazyTensor(shape=shape, dtype=kind, nbytes=shape[0] * shape[1], read=read, scale=scale)

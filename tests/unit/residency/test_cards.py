@@ -1,8 +1,11 @@
 """Cards: their figures are of this world, and they are found by what people call them."""
 
+from pathlib import Path
+
 import pytest
 
-from pasdedeux.residency.cards import CARDS, Card, find_card
+from pasdedeux.residency import cards
+from pasdedeux.residency.cards import CARDS, Card, find_card, free_memory
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=str)
@@ -51,5 +54,26 @@ def test_found_by_what_people_call_it(text: str, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "rtx", "gtx1080", "a100", "rtx40900"])
 def test_another_name_is_refused_with_those_that_are_known(text: str) -> None:
-    with pytest.raises(ValueError, match=f'The card "{text}" is not known; known are rtx3060, .*h200'):
+    with pytest.raises(ValueError, match=f'The card "{text}" is not known; known are rtx3060, .*h200, cpu'):
         find_card(text)
+
+
+def test_a_processor_has_the_memory_that_is_free_and_no_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tmp_path / "meminfo"
+    said.write_text("MemTotal:       24000000 kB\nMemFree:  1 kB\nMemAvailable:   23000000 kB\n")
+    monkeypatch.setattr(cards, "MEMINFO", said)
+    card = find_card("CPU")
+    assert (card.processor, card.timed, card.memory) == (True, False, 23_000_000 * 1024)
+    assert all(card.timed and not card.processor for card in CARDS.values())
+
+
+@pytest.mark.parametrize("text", [None, "MemTotal: 24000000 kB\n"])
+def test_where_the_system_does_not_say_all_memory_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    said = tmp_path / "meminfo"
+    if text is not None:
+        said.write_text(text)
+    monkeypatch.setattr(cards, "MEMINFO", said)
+    monkeypatch.setattr(cards.os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert free_memory() == 4_096_000

@@ -6,7 +6,7 @@ transformer is given; the walk from noise to latent is the same for all of them.
 Shapes: B is 1; C channels, F frames, h and w height and width of latents; T frames, H and W of pixels.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -79,6 +79,24 @@ class WanDenoiser:
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: WanInputs, /) -> Tensor:
         """x [1, C, F, h, w], sigma [1] -> velocity, float32, shaped as x. The timestep is 1000 sigma, not rounded."""
+        latent, t = self._given(x, sigma, cond)
+        return self.net(latent, t, self._ready(cond, latent)).to(x.device)
+
+    def together(self, x: Tensor, sigma: Tensor, conds: Sequence[WanInputs], /) -> list[Tensor]:
+        """The same under several conditions, which differ in nothing but what is prepared, block by block for all.
+
+        It takes one more stream of tokens per condition than one after the other, and each block's weights once.
+        """
+        latent, t = self._given(x, sigma, conds[0])
+        ready = [self._ready(cond, latent) for cond in conds]
+        return [velocity.to(x.device) for velocity in self.net.forward_each(latent, t, ready)]  # type: ignore[operator]
+
+    def forget(self) -> None:
+        """Let go of what was prepared."""
+        self._prepared.clear()
+
+    def _given(self, x: Tensor, sigma: Tensor, cond: WanInputs) -> tuple[Tensor, Tensor]:
+        """The latent and the timesteps as the transformer takes them, on its device."""
         place = next(self.net.parameters()).device
         latent, t = x.to(place), 1000 * sigma.to(place)
         if cond.known is not None:
@@ -86,15 +104,11 @@ class WanDenoiser:
             t = self._clean_start(t, latent, cond.known.shape[2])
         if cond.channels is not None:
             latent = torch.cat((latent, cond.channels.to(latent)), dim=1)
-        return self.net(latent, t, self._ready(cond, latent, place)).to(x.device)
+        return latent, t
 
-    def forget(self) -> None:
-        """Let go of what was prepared."""
-        self._prepared.clear()
-
-    def _ready(self, cond: WanInputs, latent: Tensor, place: torch.device) -> Any:
+    def _ready(self, cond: WanInputs, latent: Tensor) -> Any:
         if cond not in self._prepared:
-            arguments = {k: v.to(place) if isinstance(v, Tensor) else v for k, v in cond.prepare.items()}
+            arguments = {k: v.to(latent.device) if isinstance(v, Tensor) else v for k, v in cond.prepare.items()}
             self._prepared[cond] = self.net.prepare(**arguments, grid=tuple(latent.shape[2:]))  # type: ignore[operator]
         return self._prepared[cond]
 

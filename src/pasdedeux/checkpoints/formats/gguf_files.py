@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from pasdedeux.checkpoints.formats.mapped import MappedFile, Stored, name_of
+from pasdedeux.checkpoints.formats.mapped import InFile, MappedFile, name_of
 from pasdedeux.checkpoints.packing.gguf_blocks import BLOCKS, UNKNOWN
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
@@ -206,5 +206,5 @@ def _lazy(file: MappedFile, start: int, info: _Info) -> LazyTensor:
         shape=info.shape,
         dtype=kind,
         nbytes=info.nbytes,
-        read=Stored(file, start + info.offset, stored, dtype),
+        read=InFile(file, start + info.offset, stored, dtype),
     )

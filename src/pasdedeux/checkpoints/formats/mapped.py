@@ -43,7 +43,7 @@ class MappedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class InFile:
     """Values that lie in a file as they are, from byte `offset` on. Called, it maps them; others may read there."""
 
     file: MappedFile

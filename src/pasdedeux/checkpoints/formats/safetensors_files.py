@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pasdedeux.checkpoints.formats.mapped import MappedFile, Stored, name_of
+from pasdedeux.checkpoints.formats.mapped import InFile, MappedFile, name_of
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
 MAX_HEADER = 32 << 20  # of a pair's 1,095 tensors it is 0.1 MB
@@ -117,7 +117,7 @@ def _lazy(file: MappedFile, start: int, shape: tuple[int, ...], dtype: torch.dty
         shape=shape,
         dtype=name_of(dtype),
         nbytes=end - begin,
-        read=Stored(file, start + begin, shape, dtype),
+        read=InFile(file, start + begin, shape, dtype),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pasdedeux.checkpoints.formats.mapped import MappedFile, name_of
+from pasdedeux.checkpoints.formats.mapped import InFile, MappedFile, name_of
 from pasdedeux.checkpoints.formats.pickles import MAX_PICKLE, Call, Name, Stored, read_pickle
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
 
@@ -166,13 +166,21 @@ def _check_view(name: str, offset: Any, shape: Any, strides: Any, count: int) ->
 def _lazy(
     file: MappedFile, start: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
 ) -> LazyTensor:
-    reach = 1 + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
-    count = reach if math.prod(shape) else 0
+    nbytes = math.prod(shape) * dtype.itemsize
+    if _in_a_row(shape, strides):
+        return LazyTensor(shape=shape, dtype=name_of(dtype), nbytes=nbytes, read=InFile(file, start, shape, dtype))
+    count = 1 + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     return LazyTensor(
         shape=shape,
         dtype=name_of(dtype),
-        nbytes=math.prod(shape) * dtype.itemsize,
-        read=lambda: (
-            file.tensor(start, (count,), dtype).as_strided(shape, strides) if count else torch.empty(shape, dtype=dtype)
-        ),
+        nbytes=nbytes,
+        read=lambda: file.tensor(start, (count,), dtype).as_strided(shape, strides),
+    )
+
+
+def _in_a_row(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether values lie one after the other, the last side's nearest; so do none at all."""
+    wanted = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
+    return math.prod(shape) == 0 or all(
+        side == 1 or stride == step for side, stride, step in zip(shape, strides, wanted, strict=True)
     )

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pasdedeux.checkpoints.packing import linear
+from pasdedeux.checkpoints.packing.linear import UNPACKED, release, scale_bytes
 from pasdedeux.checkpoints.packing.quantized import PackedLinear, dequantize, join_scales, requantize
 from pasdedeux.checkpoints.packing.unpack import unpack
 from pasdedeux.checkpoints.tensors import LazyTensor, Weights
@@ -201,3 +205,98 @@ def test_a_packed_layer_sits_where_a_linear_one_did() -> None:
     block.set_submodule("0", PackedLinear(lazy(W), torch.zeros(4), torch.float32))
     assert block(torch.zeros(1, 6)).shape == (1, 4)
     assert "stored=float8_e4m3fn" in repr(block)
+
+
+@pytest.fixture
+def unpackings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The kinds of what is unpacked from now on."""
+    made: list[str] = []
+
+    def counted(stored: Tensor, kind: str, *more: Any) -> Tensor:
+        made.append(kind)
+        return unpack(stored, kind, *more)
+
+    release()
+    monkeypatch.setattr(linear, "unpack", counted)
+    yield made
+    release()
+
+
+def layers_of(count: int) -> list[PackedLinear]:
+    """Of different weights."""
+    drawn = (torch.randn(4, 6, generator=torch.Generator().manual_seed(k)).to(E4M3) for k in range(count))
+    return [PackedLinear(lazy(values, ROWS), None, torch.float32) for values in drawn]
+
+
+def test_two_layers_in_turn_are_unpacked_once(unpackings: list[str]) -> None:
+    first, second, third = layers_of(3)
+    with torch.no_grad():
+        spans = [(x, (first(x), second(x))) for x in torch.randn(5, 3, 6)]
+        assert len(unpackings) == 2
+        assert UNPACKED.nbytes == 2 * 4 * 6 * 4
+        third(torch.zeros(1, 6))
+        second(torch.zeros(1, 6))
+        assert len(unpackings) == 3
+        first(torch.zeros(1, 6))
+        assert len(unpackings) == 4
+        assert UNPACKED.nbytes == 2 * 4 * 6 * 4
+    for x, (one, other) in spans:
+        assert torch.equal(one, first(x).detach())
+        assert torch.equal(other, second(x).detach())
+    release()
+    assert UNPACKED.nbytes == 0
+
+
+def test_kept_values_give_what_unpacked_ones_do(unpackings: list[str]) -> None:
+    x = torch.randn(5, 3, 6)
+    for layer in layers_of(2):
+        expected = [layer(part).detach() for part in x]
+        assert len(unpackings) == 5  # gradients might be wanted, so nothing was kept
+        assert UNPACKED.nbytes == 0
+        with torch.no_grad():
+            assert all(torch.equal(layer(part), one) for part, one in zip(x, expected, strict=True))
+        with torch.inference_mode():
+            assert all(torch.equal(layer(part), one) for part, one in zip(x, expected, strict=True))
+        assert len(unpackings) == 6
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+        unpackings.clear()
+        release()
+
+
+@torch.no_grad()
+def test_other_bytes_are_unpacked_anew(unpackings: list[str]) -> None:
+    """Whether another tensor comes to the layer, its scale changes, or something is written into what it has."""
+    layer, other = layers_of(2)
+    x = torch.eye(6)
+    before = layer(x)
+    layer.packed = other.packed
+    assert torch.equal(layer(x), other(x))
+    assert not torch.equal(layer(x), before)
+    layer.scale = scale_bytes(lazy(2 * ROWS), "cpu")
+    assert torch.equal(layer(x), 2 * other(x))
+    layer.scale = None
+    plain = layer(x)
+    layer.packed.copy_(layers_of(1)[0].packed)
+    assert not torch.equal(layer(x), plain)
+
+
+@torch.no_grad()
+def test_values_go_with_what_they_were_unpacked_from(unpackings: list[str]) -> None:
+    (layer,) = layers_of(1)
+    stored = ref(layer.packed)
+    layer(torch.zeros(1, 6))
+    assert UNPACKED.nbytes > 0
+    layer.packed = torch.empty_like(layer.packed, device="meta")  # as a streamer does, to give the place away
+    assert stored() is None
+    assert UNPACKED.nbytes == 0
+
+
+@torch.no_grad()
+def test_nothing_is_kept_while_the_compiler_traces(unpackings: list[str]) -> None:
+    (layer,) = layers_of(1)
+    x = torch.randn(3, 6)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), layer(x))
+    release()
+    compiled(x)
+    assert UNPACKED.nbytes == 0
