@@ -32,28 +32,32 @@ def open_text_encoder(
     dtype: torch.dtype,
     device: str = "cpu",
     room: int | None = None,
+    pages: bool = False,
 ) -> Iterator[TextEncoder]:
     """The encoder of `path` for exactly so many prompts (at least one); its memory is given back whatever way it ends.
 
     room: bytes of the device that it may take with all that computes; None: as many as it likes. Where they are too
-    few even for two blocks, it takes two blocks. Raises as `bare_text_encoder`.
+    few even for two blocks, it takes two blocks. pages: whether, on a processor, what can be read where it lies in its
+    file counts too, though the system may take those pages back. Raises as `bare_text_encoder`.
     """
     bare = bare_text_encoder(path, tokenizer, dtype=dtype, device=device)
-    with loaded(bare, prompts, device=device, room=room):
+    with loaded(bare, prompts, device=device, room=room, pages=pages):
         yield bare.encoder
 
 
-def loaded(bare: BareTextEncoder, prompts: int, *, device: str, room: int | None) -> AbstractContextManager[object]:
+def loaded(
+    bare: BareTextEncoder, prompts: int, *, device: str, room: int | None, pages: bool = False
+) -> AbstractContextManager[object]:
     """What gives an encoder its weights while it is entered: whole, or a block at a time."""
     weights = None if room is None else max(room - WORKING, 0)
-    if weights is None or held_bytes(bare, device) <= weights:
+    if weights is None or held_bytes(bare, device, pages=pages) <= weights:
         return _whole(bare, device)
     return _streamer(bare, prompts, weights, device)
 
 
-def held_bytes(bare: BareTextEncoder, device: str) -> int:
+def held_bytes(bare: BareTextEncoder, device: str, *, pages: bool = False) -> int:
     """Bytes of the device that the encoder's values take."""
-    free = bare.mapped if device == "cpu" else frozenset[str]()
+    free = bare.mapped if device == "cpu" and not pages else frozenset[str]()
     taken = (value for name, value in bare.values.items() if name not in free)
     return sum(math.prod(value.shape) * value.dtype.itemsize for value in taken)
 

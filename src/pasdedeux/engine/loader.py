@@ -16,6 +16,7 @@ from pasdedeux.checkpoints.formats.mapped import name_of
 from pasdedeux.checkpoints.load import Skeleton, load_weights, skeleton
 from pasdedeux.checkpoints.lora import fit_loras, parse_lora, title_of
 from pasdedeux.checkpoints.lora.merge import Merged, merge
+from pasdedeux.checkpoints.packing.linear import release as release_unpacked
 from pasdedeux.models.wan import build_wan
 from pasdedeux.models.wan.transformer import WanTrunk
 from pasdedeux.residency.sources import HostSource, Source, source_of
@@ -130,7 +131,8 @@ class ExpertLoader:
         return f"{what}: a LoRA weighs too much, or {other}."
 
     def forget(self, position: int) -> None:
-        """Let go of what an expert prepared for a segment."""
+        """Let go of what an expert prepared for a segment, and of what its layers have unpacked."""
+        release_unpacked()
         for denoiser in (self._loaded.get(position), self._stream and self._stream.bare[position]):
             if denoiser:
                 denoiser.forget()

@@ -48,8 +48,10 @@ class Memory:
         taken = own_bytes() if device == "cpu" else CONTEXT + torch.cuda.memory_allocated(device)
         return self.usable(device) - int(taken)
 
-    def pinnable(self) -> int:
-        """Bytes of host memory that weights may be pinned in."""
+    def pinnable(self, device: str) -> int:
+        """Bytes of host memory that weights may be kept in on their way to the device; a processor is at home there."""
+        if device == "cpu":
+            return 0
         return int(free_host() * SHARE) if self.host is None else self.host
 
 

@@ -19,13 +19,17 @@ BUILTIN = "builtin"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Rehearsal:
-    """A job that is ready to be performed: its settings and stage, the sound that belongs to it, and notes."""
+    """A job that is ready to be performed: its settings and stage, the sound that belongs to it, and notes.
+
+    encoded: whether its prompt had to be encoded for that.
+    """
 
     settings: Settings
     stage: Stage
     audio: Path | None = None
     audio_start: float = 0.0
     notes: tuple[str, ...] = ()
+    encoded: bool = False
 
 
 class Performance(Protocol):

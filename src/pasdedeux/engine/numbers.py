@@ -3,12 +3,13 @@
 Headers are read, no weights; a network is built on meta, where it has sizes and no memory.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -25,8 +26,11 @@ from pasdedeux.residency.arithmetic import CODECS, Codec, Network, tokens
 from pasdedeux.residency.budget import ExpertNumbers, RunNumbers
 
 Beside = Mapping[str, Sequence[Branch]]
-TEXT, IMAGE = 11_361_820_672, 4 * 631_000_000
-"""Bytes of umT5's encoder in bfloat16, and of CLIP's image half in float32, as both are loaded."""
+TEXT, IMAGE = 9_261_522_944, 4 * 631_000_000
+"""Bytes of umT5's 24 blocks in bfloat16 (its embedding stays in its file), and of CLIP's image half in float32."""
+TEXT_BLOCK = re.compile(r"\b(?:blocks?|blk)\.(\d+)\.")
+TWO = 2
+"""Blocks of the text encoder that are there at once where they take turns."""
 PICTURE_TOKENS = 257
 ENCODES = {"image": 1, "animate": 2, "vace": 2, "control": 2}
 """How many whole segments a family has encoded before it denoises one; single pictures are not counted."""
@@ -62,7 +66,7 @@ def run_numbers(
         codec=_codec(bundle),
         segments=len(plan(frames, settings.length, settings.overlap)),
         encodes=ENCODES.get(family.task, 0),
-        text=TEXT if bundle.text is None else 2 * _values(bundle.text),
+        **_text(bundle.text),
         image=(IMAGE if bundle.image is None else 4 * _values(bundle.image)) if family.clip else 0,
         value=dtype.itemsize,
         codec_value=codec_value,
@@ -79,6 +83,26 @@ def _codec(bundle: Bundle) -> Codec:
     return codec if bundle.vae is None else replace(codec, values=_values(bundle.vae))
 
 
+class Text(TypedDict):
+    """What a run's numbers say of the text encoder."""
+
+    text: int
+    text_least: int
+    text_mapped: bool
+
+
+@cache
+def _text(path: Path | None) -> Text:
+    """As it is used: in bfloat16."""
+    if path is None:
+        return Text(text=TEXT, text_least=TWO * TEXT // 24, text_mapped=True)
+    weights = open_weights(path)
+    found = {name: match[1] for name in weights if (match := TEXT_BLOCK.search(name))}
+    whole = 2 * sum(weights[name].size for name in found)
+    mapped = all(weights[name].dtype == "bfloat16" for name in found)
+    return Text(text=whole, text_least=TWO * whole // max(len(set(found.values())), TWO), text_mapped=mapped)
+
+
 @cache
 def _values(path: Path) -> int:
     """How many values a file holds."""
@@ -86,17 +110,23 @@ def _values(path: Path) -> int:
 
 
 class Layout(NamedTuple):
-    """Names and shapes of a network's tensors; and which are weights of plain linear layers, which may stay packed."""
+    """Names and shapes of a network's tensors; which are weights of plain linear layers, which may stay packed; and its
+    blocks in the order of their turns."""
 
     shapes: Mapping[str, tuple[int, ...]]
     plain: frozenset[str]
+    turns: tuple[str, ...]
 
 
 @cache
 def layout_of(config: WanConfig) -> Layout:
     module = on_meta(lambda: build_wan(config))
-    shapes = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    return Layout(shapes, frozenset(f"{name}.weight" for name, m in module.named_modules() if type(m) is nn.Linear))
+    names = {id(m): name for name, m in module.named_modules()}
+    return Layout(
+        shapes={name: tuple(t.shape) for name, t in module.state_dict().items()},
+        plain=frozenset(f"{name}.weight" for name, m in module.named_modules() if type(m) is nn.Linear),
+        turns=tuple(names[id(block)] for block in module.turns),
+    )
 
 
 def network(config: WanConfig) -> Network:
@@ -121,26 +151,27 @@ def network(config: WanConfig) -> Network:
 
 
 def expert_numbers(expert: ExpertWeights, steps: int, passes: int, beside: Beside, dtype: torch.dtype) -> ExpertNumbers:
-    """Bytes of an expert as it is loaded: plain linear layers stay packed, everything else is in `dtype`."""
-    plain = layout_of(expert.config).plain
+    """Bytes of an expert as it is used: plain linear layers stay packed, everything else is in `dtype`."""
+    layout = layout_of(expert.config)
     units, packed = Counter[str](), Counter[str]()
     for name, tensor in expert.weights.items():
         unit = _unit(name)
-        if name in plain and tensor.packed:
+        if name in layout.plain and tensor.packed:
             units[unit] += tensor.nbytes + (tensor.scale.nbytes if tensor.scale is not None else 0)
             packed[kind_of(tensor)] += tensor.size if unit else 0
         else:
             units[unit] += tensor.size * dtype.itemsize
         units[unit] += sum((down.numel() + up.numel()) * dtype.itemsize for down, up, _ in beside.get(name, ()))
-    blocks = {unit: nbytes for unit, nbytes in units.items() if unit}
+    blocks = tuple(units[turn] for turn in layout.turns)
     return ExpertNumbers(
         name=expert.name,
         steps=steps,
         passes=passes,
         nbytes=sum(units.values()),
         trunk=units[""],
-        block=max(blocks.values()),
+        block=max(blocks),
         blocks=len(blocks),
+        sizes=blocks if len(set(blocks)) > 1 else (),
         packed=tuple(packed.items()),
     )
 

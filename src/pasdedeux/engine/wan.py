@@ -44,7 +44,8 @@ from pasdedeux.engine.wan_stages import (
 )
 from pasdedeux.models.text import TextEncoder
 from pasdedeux.models.vae import StreamingVAE
-from pasdedeux.residency.budget import Placement, RunNumbers, base_bytes, in_gb, place
+from pasdedeux.residency.budget import RunNumbers, base_bytes, in_gb, place
+from pasdedeux.residency.placing import PHASES, with_codec
 
 NEEDED = {
     "text": "the text encoder, umT5 (--text)",
@@ -52,10 +53,8 @@ NEEDED = {
     "image": "the image encoder, CLIP (--clip)",
 }
 # As in the reference: frames go through it again, from segment to segment. Where float32 does not fit, half of it.
-CODEC_TYPES = (torch.float32, torch.bfloat16)
+CODEC_TYPES = {4: torch.float32, 2: torch.bfloat16}
 HALF_CODEC = "the video autoencoder computes in bfloat16, since float32 does not fit"
-CODEC_PHASES = ("encoding", "decoding")
-WITHOUT_ENCODERS = (*CODEC_PHASES, "denoising")
 STARTS = {"unipc": 0.999}  # Wan's own unipc starts a thousandth below pure noise, its other solvers at it
 
 
@@ -147,12 +146,12 @@ class WanModel:
         loras, usual = with_usual_weights(loras, preset)
         notes = self.bundle.notes + told + usual + against(job, preset) + self.loader.use_loras(loras)
         notes += self._room(settings)
-        prompts, more = self._prompts(job, settings, tell)
+        prompts, more, encoded = self._prompts(job, settings, tell)
         if job.mode == GENERATE:
             image, said = start_picture(job, settings.size, self.family)
             features = self._features(image, tell) if image is not None and self.family.clip else None
             stage = generated_stage(self.family, self._video(tell), settings, prompts, image, features)
-            return Rehearsal(settings=settings, stage=stage, notes=notes + more + said)
+            return Rehearsal(settings=settings, stage=stage, notes=notes + more + said, encoded=encoded)
         found = cast(job, settings, watching(tell), margins="black" if self.family.task == "animate" else "white")
         drivers = drivers_of(found, job.mode, self.family)
         features = self._features(drivers.reference, tell) if self.family.clip else None
@@ -161,32 +160,39 @@ class WanModel:
             settings = shortened(settings, stage.frames)
         sound = found.performance
         notes += more + found.notes + drivers.notes
-        return Rehearsal(settings=settings, stage=stage, audio=sound.audio, audio_start=sound.audio_start, notes=notes)
+        return Rehearsal(
+            settings=settings,
+            stage=stage,
+            audio=sound.audio,
+            audio_start=sound.audio_start,
+            notes=notes,
+            encoded=encoded,
+        )
 
     def play(self, rehearsal: Rehearsal, tell: OnEvent) -> Playing:
         """The experts at work, with the job's handoff and guidance; they are loaded when their turn comes."""
         settings = rehearsal.settings
-        run, placement = self._placed(settings, rehearsal.stage.frames, self._codec)
+        run = replace(self._numbers(settings, rehearsal.stage.frames), codec_value=self._codec.itemsize)
+        run = run if rehearsal.encoded else replace(run, text=0)
         return Playing(
             loader=self.loader,
             run=run,
-            placement=placement,
+            placement=place(run, self.memory.usable(self.device), self._base(run)),
             handoff=settings.handoff,
             guidance=settings.guidance,
             codec=self._video(tell),
             tell=tell,
-            pinnable=self.memory.pinnable(),
+            pinnable=self.memory.pinnable(self.device),
         )
 
-    def _placed(self, settings: Settings, frames: int, codec: torch.dtype) -> tuple[RunNumbers, Placement]:
-        """The job in numbers, with the autoencoder in `codec`, and where its weights will be."""
-        pairs = zip(self.bundle.experts, self.loader.merged, strict=True)
+    def _numbers(self, settings: Settings, frames: int) -> RunNumbers:
+        """The job, with LoRAs in its weights."""
+        pairs = list(zip(self.bundle.experts, self.loader.merged, strict=True))
         bundle = replace(self.bundle, experts=tuple(replace(it, weights=merged.weights) for it, merged in pairs))
-        names = (expert.name for expert in self.bundle.experts)
-        beside = dict(zip(names, (merged.beside for merged in self.loader.merged), strict=True))
-        run = run_numbers(bundle, settings, frames, dtype=self.loader.dtype, beside=beside, codec_value=codec.itemsize)
-        base = base_bytes(run, processor=self.device == "cpu")
-        return run, place(run, self.memory.usable(self.device), base)
+        beside = {it.name: merged.beside for it, merged in pairs}
+        run = run_numbers(bundle, settings, frames, dtype=self.loader.dtype, beside=beside)
+        free = self.device == "cpu" and run.text_mapped and self.memory.main is None
+        return replace(run, text=0) if free else run
 
     def _room(self, settings: Settings) -> tuple[str, ...]:
         """Decide what the autoencoder computes in, and say what there is to say of memory.
@@ -194,20 +200,23 @@ class WanModel:
         Raises ValueError where the memory that was allowed is too little.
         """
         usable = self.memory.usable(self.device)
-        places = [self._placed(settings, settings.frames or settings.length, kind)[1] for kind in CODEC_TYPES]
-        half = not places[0].fits(usable, CODEC_PHASES)
-        self._codec = CODEC_TYPES[half]
-        notes = (HALF_CODEC,) if half else ()
-        if places[half].fits(usable, WITHOUT_ENCODERS):
+        run = self._numbers(settings, settings.frames or settings.length)
+        run, placement = with_codec(run, usable, self._base(run))
+        self._codec = CODEC_TYPES[run.codec_value]
+        notes = () if run.codec_value == 4 else (HALF_CODEC,)
+        if placement.fits(usable, PHASES):
             return notes
-        name, most = max(places[half].phases, key=lambda phase: (phase[0] in WITHOUT_ENCODERS, phase[1]))
+        name, most = max(placement.phases, key=lambda phase: phase[1])
         lack = f"{name} needs {in_gb(most)} at least, and {in_gb(usable)} can be used"
         if self.memory.main is not None:
             raise ValueError(f"The memory is too little: {lack}; fewer frames or pixels need less.")
         return (*notes, f"memory may run out: {lack}")
 
-    def _prompts(self, job: Job, settings: Settings, tell: OnEvent) -> tuple[Prompts, tuple[str, ...]]:
-        """The embedded words; those to steer away from only where some expert is guided."""
+    def _base(self, run: RunNumbers) -> int:
+        return base_bytes(run, processor=self.device == "cpu")
+
+    def _prompts(self, job: Job, settings: Settings, tell: OnEvent) -> tuple[Prompts, tuple[str, ...], bool]:
+        """The embedded words (those to steer away from only where an expert is guided), notes, whether some were new."""
         family = self.family
         texts = [family.prompt if job.prompt is None else job.prompt]
         if any(scale != 1 for scale in settings.guidance):
@@ -216,16 +225,26 @@ class WanModel:
         path = self._needed("text")
         tokenizer = self.bundle.tokenizer or tokenizer_of(path)
 
+        new: list[int] = []
+
         def opened(prompts: int) -> AbstractContextManager[TextEncoder]:
+            new.append(prompts)
             tell(Loading(what="the text encoder"))
             self.loader.release()
-            given, room = None if tokenizer == path else tokenizer, self.memory.left(self.device)
-            return open_text_encoder(path, given, prompts, dtype=torch.bfloat16, device=self.device, room=room)
+            return open_text_encoder(
+                path,
+                None if tokenizer == path else tokenizer,
+                prompts,
+                dtype=torch.bfloat16,
+                device=self.device,
+                room=self.memory.left(self.device),
+                pages=self.memory.main is not None,
+            )
 
         embedded = PromptCache().encode(texts, path, opened, tokenizer=tokenizer)
         values = [embedding.values for embedding in embedded]
         notes = tuple(dict.fromkeys(embedding.note for embedding in embedded if embedding.note is not None))
-        return Prompts(wanted=values[0], unwanted=values[1] if len(values) > 1 else None), notes
+        return Prompts(wanted=values[0], unwanted=values[1] if len(values) > 1 else None), notes, bool(new)
 
     def _features(self, image: Bytes, tell: OnEvent) -> Tensor:
         """What CLIP sees in a picture [H, W, 3]."""

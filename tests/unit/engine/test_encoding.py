@@ -90,14 +90,14 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 def letters(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer that makes a token of each letter."""
     monkeypatch.setattr(
-        "pasdedeux.checkpoints.encoders._tokenizer", lambda *_: lambda t: [*(ord(c) % 89 for c in t), 1]
+        "pasdedeux.checkpoints.encoders._tokenizer", lambda *_, **__: lambda t: [*(ord(c) % 89 for c in t), 1]
     )
 
 
 @pytest.fixture
 def stream_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that are mapped count too, as they do where they have to be copied to a device."""
-    monkeypatch.setattr(encoding, "held_bytes", lambda bare, device: held_bytes(bare, "cuda"))
+    monkeypatch.setattr(encoding, "held_bytes", lambda bare, device, **_: held_bytes(bare, "cuda"))
 
 
 def held(stack: nn.Module) -> set[str]:
@@ -116,7 +116,7 @@ def watched(encoder: Any) -> list[int]:
     """How many blocks have weights when a block has computed, noted from now on."""
     counts: list[int] = []
     for block in encoder.stack.block:
-        block.layer[-1].register_forward_hook(lambda *_: counts.append(len(held(encoder.stack))))
+        block.layer[-1].register_forward_hook(lambda *_, **__: counts.append(len(held(encoder.stack))))
     return counts
 
 

@@ -18,7 +18,7 @@ from pasdedeux.checkpoints.convert import Target, convert_pair
 from pasdedeux.engine import Engine, Event, Job, Memory, Noted, Parts, Report, Result
 from pasdedeux.engine.memory import free_host, own_bytes, parse_memory, ran_out
 from pasdedeux.engine.wan import WanModel
-from pasdedeux.residency.numbers import Placement, RunNumbers
+from pasdedeux.residency.numbers import Placement
 
 Folders = Callable[[str], Path]
 Run = Callable[..., tuple[Result, list[Event]]]
@@ -32,14 +32,16 @@ LEAST = 1
 @pytest.fixture
 def placed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`placed(budget, stays)`: from now on blocks come and go within that many bytes; None: as it is decided."""
-    decided = WanModel._placed
+    from pasdedeux.engine import wan
+
+    decided = wan.place
 
     def set_to(budget: int | None, stays: bool = True) -> None:
-        def placement(self: WanModel, *arguments: Any) -> tuple[RunNumbers, Placement]:
-            run, found = decided(self, *arguments)
-            return run, found if budget is None else replace(found, place="streamed", budget=budget, stays=stays)
+        def placement(*arguments: Any) -> Placement:
+            found = decided(*arguments)
+            return found if budget is None else replace(found, place="streamed", budget=budget, stays=stays)
 
-        monkeypatch.setattr(WanModel, "_placed", placement)
+        monkeypatch.setattr(wan, "place", placement)
 
     return set_to
 
@@ -281,8 +283,9 @@ def test_memory_that_is_no_size(text: str) -> None:
 def test_what_may_be_used() -> None:
     assert Memory(main=10**9).usable("cpu") < 10**9
     assert 0 < Memory().usable("cpu") < free_host() + own_bytes()
-    assert Memory(host=5).pinnable() == 5
-    assert 0 < Memory().pinnable() < free_host()
+    assert Memory(host=5).pinnable("cuda") == 5
+    assert 0 < Memory().pinnable("cuda") < free_host()
+    assert Memory(host=5).pinnable("cpu") == 0
 
 
 def test_too_little_memory_is_refused_before_anything_is_loaded(wan_folders: Folders) -> None:
