@@ -242,7 +242,7 @@ def convert(
 def plan(
     model: Annotated[str, typer.Option(help='A family (wan2.2-t2v-a14b), "builtin", a folder, or a file.')],
     gpu: Annotated[
-        str, typer.Option(help="rtx3060, rtx4060ti, rtx3090, rtx4090, rtx5090, a100-40, a100-80, h100 or h200.")
+        str, typer.Option(help="rtx3060, rtx4060ti, rtx3090, rtx4090, rtx5090, a100-40, a100-80, h100, h200 or cpu.")
     ],
     size: o.Size = None,
     frames: Annotated[int | None, typer.Option(help="Length; default: the model's.")] = None,
@@ -256,7 +256,7 @@ def plan(
     preset: o.Preset = None,
     price: Annotated[float | None, typer.Option(help="Dollars per hour.")] = None,
 ) -> None:
-    """Say what a clip would need, take and cost on a GPU; loads nothing."""
+    """Say what a clip would need, take and cost; loads nothing."""
     with user_faults():
         from pasdedeux.apps.planning import PlanOptions, show_plan
 

@@ -134,8 +134,9 @@ def _on_card(told: Prediction, card: Card, price: float | None) -> dict[str, str
 
 def _on_processor(told: Prediction) -> dict[str, str]:
     """Seconds are not foretold."""
+    counted = "text" in dict(told.placement.phases)
     return {
-        "memory": f"{_peaks(told)}; a text encoder that is read where it lies in its file is not counted",
+        "memory": _peaks(told) + ("" if counted else "; a text encoder read where it lies in its file is not counted"),
         "reads": f"{in_gb(told.moved_step)} a step from the disk, {in_gb(told.moved)} in all",
         "video": "not foretold: how fast this processor and its disk are is not known",
     }

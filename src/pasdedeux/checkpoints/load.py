@@ -74,8 +74,8 @@ def skeleton(
 ) -> Skeleton[Module]:
     """`build()` for the weights in `dtype`, of which none is read yet.
 
-    packed: whether a plain linear layer keeps a packed weight packed, to unpack it at every use; everything else that
-    is packed is unpacked as it is made. beside: low-rank branches by weight name, for layers that stay packed.
+    packed: whether a plain linear layer keeps a packed weight packed, to unpack it when it is used; everything else
+    that is packed is unpacked as it is made. beside: low-rank branches by weight name, for layers that stay packed.
     Raises ValueError naming the first keys that are missing, unexpected, misshaped, of the wrong kind or left without
     a value.
     """

@@ -13,14 +13,11 @@ import torch
 
 from pasdedeux.checkpoints.encoders import BareTextEncoder, bare_text_encoder, fill
 from pasdedeux.models.text import TextEncoder
+from pasdedeux.residency.placing import PROMPT
 from pasdedeux.residency.plan import least_budget, plan
 from pasdedeux.residency.sources import source_of
 from pasdedeux.residency.stream import Streamed, Streamer
 from pasdedeux.residency.trace import Step, trace
-
-WORKING = 600_000_000
-"""Bytes that a prompt of 512 tokens may take beside the weights of umT5-XXL: on a processor 0.2 GB were measured, and
-0.52 GB where weights are unpacked as they are used, or changed as they come."""
 
 
 @contextmanager
@@ -49,7 +46,7 @@ def loaded(
     bare: BareTextEncoder, prompts: int, *, device: str, room: int | None, pages: bool = False
 ) -> AbstractContextManager[object]:
     """What gives an encoder its weights while it is entered: whole, or a block at a time."""
-    weights = None if room is None else max(room - WORKING, 0)
+    weights = None if room is None else max(room - PROMPT, 0)
     if weights is None or held_bytes(bare, device, pages=pages) <= weights:
         return _whole(bare, device)
     return _streamer(bare, prompts, weights, device)

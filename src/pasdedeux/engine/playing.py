@@ -27,7 +27,7 @@ from pasdedeux.residency.numbers import Place, Placement, RunNumbers
 from pasdedeux.residency.plan import least_budget, place_bytes, plan
 from pasdedeux.residency.stream import Streamer
 from pasdedeux.residency.trace import Step, trace
-from pasdedeux.residency.units import Plan, Unit, Use
+from pasdedeux.residency.units import TRUNK, Plan, Unit, Use
 
 LESS = 0.75
 """What is left of the weights' memory when there was not enough of it."""
@@ -92,7 +92,7 @@ class Playing:
             place=self._place,
             budget=self.budget,
             foretold_peak=max(nbytes for _, nbytes in self.placement.phases),
-            foretold_moved=self.placement.moved,
+            foretold_moved=0 if self.whole else self.placement.moved,
             moved=self._moved,
             waited=round(self._waited, 4),
         )
@@ -135,8 +135,10 @@ class Playing:
         self._say("the experts")
         self.loader.release(everything=True)
         sizes, uses = self._sizes(), self._uses()
-        made = plan(uses, sizes, max(self.budget, least_budget(uses, sizes)))
+        spread = self.run.from_disk or self.placement.again > self.pinnable
+        made = plan(uses, sizes, max(self.budget, least_budget(uses, sizes)), spread=spread)
         self._held = sum(place_bytes(made, sizes))
+        self._moved += sum(sizes[unit] for unit in made.first if unit.index == TRUNK)
         source = self.loader.kept(self._often(made), self.pinnable)
         self._streamer = Streamer(self.loader.streamed(self._steps), source, made, self.loader.device).__enter__()
 

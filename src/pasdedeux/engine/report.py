@@ -49,9 +49,8 @@ class MemoryRecord:
     """Where an expert's weights were, what was foretold, and what came of it.
 
     place: as `pasdedeux plan` has it; budget: bytes that weights might take while a step ran; foretold_peak: of the
-    device, or on a processor of the process, beside the report's own peaks; moved: bytes of weights that came there
-    while blocks took turns, foretold with those of encoders and of the first loading; waited: seconds for which the
-    compute waited for them.
+    device, or on a processor of the process, beside the report's own peaks; moved: bytes of experts that came there,
+    where their blocks took turns; waited: seconds for which the compute waited for them.
     """
 
     place: str

@@ -191,8 +191,9 @@ class WanModel:
         bundle = replace(self.bundle, experts=tuple(replace(it, weights=merged.weights) for it, merged in pairs))
         beside = {it.name: merged.beside for it, merged in pairs}
         run = run_numbers(bundle, settings, frames, dtype=self.loader.dtype, beside=beside)
-        free = self.device == "cpu" and run.text_mapped and self.memory.main is None
-        return replace(run, text=0) if free else run
+        here = self.device == "cpu"
+        free = here and run.text_mapped and self.memory.main is None
+        return replace(run, from_disk=here, text=0 if free else run.text)
 
     def _room(self, settings: Settings) -> tuple[str, ...]:
         """Decide what the autoencoder computes in, and say what there is to say of memory.
@@ -216,7 +217,7 @@ class WanModel:
         return base_bytes(run, processor=self.device == "cpu")
 
     def _prompts(self, job: Job, settings: Settings, tell: OnEvent) -> tuple[Prompts, tuple[str, ...], bool]:
-        """The embedded words (those to steer away from only where an expert is guided), notes, whether some were new."""
+        """The embedded words (those to steer away from only where one is guided), notes, and whether some were new."""
         family = self.family
         texts = [family.prompt if job.prompt is None else job.prompt]
         if any(scale != 1 for scale in settings.guidance):

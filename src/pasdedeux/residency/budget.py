@@ -51,8 +51,9 @@ def predict(run: RunNumbers, card: Card, memory: int | None = None, price: float
 
     A processor's memory is `memory`, however much this machine has.
     """
-    if card.processor and run.text_mapped:
-        run = replace(run, text=0)  # pages of the file, which the system gives to others where they are needed
+    if card.processor:
+        # Pages of the file, which the system gives to others where they are needed: counted where memory was limited.
+        run = replace(run, from_disk=True, text=0 if run.text_mapped and memory is None else run.text)
     room = card.memory if memory is None else memory if card.processor else min(memory, card.memory)
     usable = usable_of(room)
     run, placement = with_codec(run, usable, base_bytes(run, processor=card.processor))

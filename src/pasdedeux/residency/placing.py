@@ -25,8 +25,9 @@ CONTEXT = 500_000_000
 """Bytes that a process takes on the device before its first tensor: CUDA's context and libraries."""
 GAPS = 0.03
 """Share of the memory that allocation loses in gaps."""
-PROMPT = 500_000_000
-"""Bytes that a prompt takes beside the text encoder's weights: 0.2 to 0.35 GB on a processor."""
+PROMPT = 600_000_000
+"""Bytes that a prompt of 512 tokens may take beside the weights of umT5-XXL: on a processor it was 0.2 GB, and up to
+0.5 GB where weights are unpacked as they are used, or converted as they come."""
 PLANNED = 3
 """Segments that are planned; further ones are as the one in the middle."""
 PHASES = ("text", "image", "encoding", "denoising", "decoding")
@@ -136,10 +137,10 @@ def _uses(run: RunNumbers, segments: int) -> tuple[Use, ...]:
 
 def _made(run: RunNumbers, sizes: Sizes, budget: int, room: int) -> Plan:
     """The plan for all segments where its weights have room beside decoding, else the one for each."""
-    whole = plan(_uses(run, min(run.segments, PLANNED)), sizes, budget)
+    whole = plan(_uses(run, min(run.segments, PLANNED)), sizes, budget, spread=run.from_disk)
     if run.segments == 1 or sum(place_bytes(whole, sizes)) <= room:
         return whole
-    return plan(_uses(run, 1), sizes, budget)
+    return plan(_uses(run, 1), sizes, budget, spread=run.from_disk)
 
 
 def _place(made: Plan, steps: int) -> Place:

@@ -16,7 +16,7 @@ from pasdedeux.checkpoints.encoders import BareTextEncoder, bare_text_encoder
 from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.names.encoder_keymaps import text_from_ours, text_to_ours
 from pasdedeux.engine import encoding
-from pasdedeux.engine.encoding import WORKING, held_bytes, loaded, open_text_encoder
+from pasdedeux.engine.encoding import PROMPT, held_bytes, loaded, open_text_encoder
 
 BLOCKS, TOKENS, DIM, INNER, HIDDEN, HEADS = 5, 90, 32, 64, 96, 4
 PROMPTS = ["a cat", "", "a dog that waits"]
@@ -146,9 +146,9 @@ def test_as_many_blocks_stay_as_there_is_room_for(tmp_path: Path, stream_all: No
     bare = bare_text_encoder(path, dtype=BF16)
     everything = held_bytes(bare, "cuda")
     assert everything == sum(t.nbytes for name, t in native(BF16).items() if name != "token_embedding.weight")
-    streamed, counts = encoded(path, WORKING + everything - 1)
+    streamed, counts = encoded(path, PROMPT + everything - 1)
     assert max(counts) == BLOCKS - 1
-    whole, counts = encoded(path, WORKING + everything)
+    whole, counts = encoded(path, PROMPT + everything)
     assert counts == [BLOCKS] * BLOCKS * len(PROMPTS)
     assert all(torch.equal(a, b) for a, b in zip(whole, streamed, strict=True))
 

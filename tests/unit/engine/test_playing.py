@@ -86,7 +86,7 @@ def test_more_memory_moves_less(wan_folders: Folders, placed: Any, run: Run) -> 
         made, _ = run(wan_folders(VACE), TWO_SEGMENTS)
         assert made.report.memory is not None
         moved.append(made.report.memory.moved)
-    assert moved[1] <= moved[0] / 2
+    assert moved[1] < 0.7 * moved[0]
 
 
 @pytest.mark.parametrize(("kind", "container"), [("fp8_scaled", "safetensors"), ("Q8_0", "gguf")])

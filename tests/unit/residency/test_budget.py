@@ -21,6 +21,7 @@ from pasdedeux.residency.budget import (
     working_bytes,
 )
 from pasdedeux.residency.cards import CARDS, Card, find_card
+from pasdedeux.residency.placing import PROMPT
 from pasdedeux.residency.plan import bytes_moved, place_bytes, plan
 from pasdedeux.residency.pool import route
 from pasdedeux.residency.trace import Step, trace
@@ -250,27 +251,34 @@ def test_decoding_a_large_picture_is_done_in_bfloat16_on_a_small_card() -> None:
 
 def test_a_text_encoder_takes_the_room_there_is() -> None:
     run, card = replace(pair(), text=9 * GB, text_least=GB), CARDS["rtx3060"]
-    for memory, told in ((12 * GB, 10 * GB), (8 * GB, usable_of(8 * GB)), (GB, 2 * GB)):
+    for memory, told in (
+        (12 * GB, CONTEXT + PROMPT + 9 * GB),
+        (8 * GB, usable_of(8 * GB)),
+        (GB, CONTEXT + PROMPT + GB),
+    ):
         assert dict(predict(run, card, memory).placement.phases)["text"] == told
-    assert dict(predict(replace(run, text_least=0), card, 8 * GB).placement.phases)["text"] == 10 * GB
+    whole = predict(replace(run, text_least=0), card, 8 * GB)
+    assert dict(whole.placement.phases)["text"] == beside + 9 * GB
 
 
 def test_a_processor_reads_from_the_disk_and_takes_no_time_that_is_known() -> None:
-    run, card = pair(grid=(2, 4, 4)), find_card("cpu")
+    run, card = replace(pair(grid=(2, 4, 4)), text_least=GB), find_card("cpu")
     told = predict(run, card, 6 * GB)
     base = base_bytes(run, processor=True)
     assert (told.usable, told.placement.place) == (usable_of(6 * GB), "streamed")
-    assert dict(told.placement.phases).keys() == {"denoising", "decoding"}
+    assert dict(told.placement.phases).keys() == {"text", "denoising", "decoding"}
+    assert dict(told.placement.phases)["text"] == told.usable
+    # Pages of a file count only where memory was limited, and not where they are no more than that.
+    assert "text" not in dict(predict(run, card).placement.phases)
+    assert "text" in dict(predict(replace(run, text_mapped=False), card).placement.phases)
     assert told.placement.budget == told.usable - base - working_bytes(run) - stream_bytes(run.network, run.grid)
     assert (told.steps, told.stages, told.dollars, told.host) == ((), (), None, 0)
     assert any(s.startswith("A step reads") for s in told.advice)
-    made = predict(replace(run, text_mapped=False, text_least=GB), card, 6 * GB)
-    assert dict(made.placement.phases)["text"] == told.usable
     assert predict(run, card, 300 * GB).placement.place == "all resident"
 
 
 def test_a_processor_with_too_little_says_what_would_do() -> None:
-    told = predict(pair(grid=(2, 4, 4)), find_card("cpu"), 4 * GB)
+    told = predict(replace(pair(grid=(2, 4, 4)), text=0), find_card("cpu"), 4 * GB)
     (sentence,) = told.advice
     least = dict(told.placement.phases)["denoising"]
     assert told.placement.place == "too large"
