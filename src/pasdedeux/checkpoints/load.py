@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pasdedeux.checkpoints.formats.mapped import InFile
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
@@ -158,8 +159,17 @@ def load_module(build: Callable[[], Module], path: Path, *, dtype: torch.dtype, 
 
 def on_meta(build: Callable[[], Module]) -> Module:
     """The module with shapes and types, but no memory behind them."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return build()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Values that nobody will see are not drawn: torch would import its compiler for that, which takes a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -54,6 +54,13 @@ NEEDED = {
 }
 # As in the reference: frames go through it again, from segment to segment. Where float32 does not fit, half of it.
 CODEC_TYPES = {4: torch.float32, 2: torch.bfloat16}
+STAGES = {
+    "text": "the text encoder",
+    "image": "CLIP",
+    "encoding": "encoding a segment",
+    "denoising": "denoising",
+    "decoding": "decoding a segment",
+}
 HALF_CODEC = "the video autoencoder computes in bfloat16, since float32 does not fit"
 STARTS = {"unipc": 0.999}  # Wan's own unipc starts a thousandth below pure noise, its other solvers at it
 
@@ -208,9 +215,10 @@ class WanModel:
         if placement.fits(usable, PHASES):
             return notes
         name, most = max(placement.phases, key=lambda phase: phase[1])
-        lack = f"{name} needs {in_gb(most)} at least, and {in_gb(usable)} can be used"
+        lack = f"{STAGES[name]} needs {in_gb(most)} at least, and {in_gb(usable)} can be used"
+        less = "" if name in ("text", "image") else "; fewer frames or pixels need less"
         if self.memory.main is not None:
-            raise ValueError(f"The memory is too little: {lack}; fewer frames or pixels need less.")
+            raise ValueError(f"The memory is too little: {lack}{less}.")
         return (*notes, f"memory may run out: {lack}")
 
     def _base(self, run: RunNumbers) -> int:

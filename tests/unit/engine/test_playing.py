@@ -292,7 +292,7 @@ def test_too_little_memory_is_refused_before_anything_is_loaded(wan_folders: Fol
     told: list[Event] = []
     with (
         Engine.open(wan_folders(T2V), "cpu", memory=Memory(main=10**8)) as engine,
-        pytest.raises(ValueError, match=r"The memory is too little: \w+ needs .* GB at least, and 0.1 GB can be used"),
+        pytest.raises(ValueError, match=r"The memory is too little: .* needs .* GB at least, and 0.1 GB can be used"),
     ):
         engine.run(CLIP, told.append)
     assert not told

@@ -257,6 +257,7 @@ def test_a_text_encoder_takes_the_room_there_is() -> None:
         (GB, CONTEXT + PROMPT + GB),
     ):
         assert dict(predict(run, card, memory).placement.phases)["text"] == told
+    beside = CONTEXT + PROMPT
     whole = predict(replace(run, text_least=0), card, 8 * GB)
     assert dict(whole.placement.phases)["text"] == beside + 9 * GB
 

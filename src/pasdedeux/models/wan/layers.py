@@ -245,7 +245,7 @@ class Block(nn.Module):
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim).normal_(std=config.dim**-0.5))
         self.self_attn = SelfAttention(config)
         self.norm3 = LayerNorm32(config.dim, eps=config.eps)
         self.cross_attn = CrossAttention(config)
@@ -292,7 +292,7 @@ class Head(nn.Module):
     def __init__(self, config: WanConfig, patch_dim: int) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim).normal_(std=config.dim**-0.5))
         self.head = Linear32(config.dim, patch_dim)
 
     def forward(self, x: Tensor, timestep: Timestep) -> Tensor:
