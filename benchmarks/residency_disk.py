@@ -48,11 +48,12 @@ SAMPLE, CHUNK = 4 << 30, 16 << 20  # bytes read to measure a disk, and at once
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiskArm:
     """A way to run from files: `blocks` of each expert in `budget` bytes of weights (0: the fewest that a stream needs;
-    None: mapped into memory, not streamed)."""
+    None: mapped into memory, not streamed), by the plan with fewest loads or by the one that spreads them."""
 
     title: str
     blocks: int
     budget: int | None
+    spread: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -198,7 +199,8 @@ def _streamed(arm: DiskArm, job: Job, weights: Sequence[Weights]) -> FromDisk:
     models, units = bare_pair(job.config, weights)
     source = source_of(units, forget=True)
     sizes = {unit: source.layout(unit).nbytes for unit in units}
-    made = plan(job.uses, sizes, arm.budget or least_budget(job.uses, sizes, all_trunks=True))
+    budget = arm.budget or least_budget(job.uses, sizes, all_trunks=True)
+    made = plan(job.uses, sizes, budget, spread=arm.spread)
     with Streamer(models, source, made, job.device) as streamer:
         ran = denoised(job, nets_of(models))
     return FromDisk(
@@ -225,14 +227,16 @@ def warm_up(job: Job, paths: Sequence[Path]) -> None:
 
 
 def disk_arms(job: Job, memory: int) -> list[DiskArm]:
-    """Few blocks first, then all of them in the three ways."""
+    """Few blocks first, then all of them in every way."""
+    much = f"{memory / 1e9:.1f} GB"
     blocks = job.config.layers
     shallow = [DiskArm(title="streamed, 2 places", blocks=SHALLOW, budget=0)] if blocks > SHALLOW else []
     return [
         *shallow,
         DiskArm(title="streamed, 2 places", blocks=blocks, budget=0),
         DiskArm(title="mapped", blocks=blocks, budget=None),
-        DiskArm(title=f"streamed, {memory / 1e9:.1f} GB", blocks=blocks, budget=memory),
+        DiskArm(title=f"streamed, {much}", blocks=blocks, budget=memory),
+        DiskArm(title=f"streamed, {much}, loads spread", blocks=blocks, budget=memory, spread=True),
     ]
 
 
