@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints
+from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Letterbox
 from pasdedeux.animate.outputs import written_whole
 
 KEYPOINTS_KEY, MASK_KEY, SEED_KEY = "pasdedeux.keypoints", "pasdedeux.mask", "pasdedeux.seed"
@@ -38,17 +38,6 @@ class LoadedImage:
     notes: tuple[str, ...]
     alpha: np.ndarray | None
     metadata: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Letterbox:
-    """Where a picture of size `source` lies in one of `size`: x' = scale * x + left, y' = scale * y + top."""
-
-    source: tuple[int, int]
-    size: tuple[int, int]
-    scale: float
-    left: int
-    top: int
 
 
 def load_image(path: Path) -> LoadedImage:

@@ -8,8 +8,10 @@ sentence.
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 BODY_POINTS, HAND_POINTS, FACE_POINTS = 20, 21, 70
 JSON_VERSION = 1
@@ -17,6 +19,27 @@ JSON_VERSION = 1
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one sentence that says what and why."""
+
+
+class Clip(Protocol):
+    """Pictures by the number of their frame: an array [T, H, W, ...], or what reads or draws them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: list[int], /) -> NDArray[np.uint8]:
+        """The pictures [n, H, W, ...] of n frames."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Letterbox:
+    """Where a picture of size `source` lies in one of `size`: x' = scale * x + left, y' = scale * y + top."""
+
+    source: tuple[int, int]
+    size: tuple[int, int]
+    scale: float
+    left: int
+    top: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +168,17 @@ class CharacterImage:
 class Performance:
     """What somebody does: keypoints of T frames at `fps`, and where known the pictures they were seen in.
 
-    frames uint8 [T, H, W, 3] RGB and mask uint8 [T, H, W] are needed to replace the person in place.
+    frames uint8 [T, H, W, 3] RGB and mask uint8 [T, H, W] are needed to replace the person in place. source are the
+    same frames in the driver's own pixels, and `placed` says where those lie in the keypoints' picture.
     audio is a file whose sound is kept, from `audio_start` seconds on.
     """
 
     keypoints: Keypoints
     fps: float
-    frames: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    frames: Clip | None = None
+    mask: Clip | None = None
+    source: Clip | None = None
+    placed: Letterbox | None = None
     audio: Path | None = None
     audio_start: float = 0.0
 
@@ -164,10 +190,16 @@ class Performance:
             raise InputError(f"The sound cannot start at {self.audio_start} seconds; 0 is the earliest.")
         if self.audio is not None and not self.audio.is_file():
             raise InputError(f"The sound is to come from {self.audio}, but there is no such file.")
-        if self.frames is not None:
-            _check_bytes("frames", self.frames, (len(self.keypoints), height, width, 3))
-        if self.mask is not None:
-            _check_bytes("mask", self.mask, (len(self.keypoints), height, width))
+        for name, clip, shape in (("frames", self.frames, (height, width, 3)), ("mask", self.mask, (height, width))):
+            if isinstance(clip, np.ndarray):
+                _check_bytes(name, clip, (len(self.keypoints), *shape))
+        for name, clip in (("frames", self.frames), ("mask", self.mask), ("source", self.source)):
+            if clip is not None and len(clip) != len(self.keypoints):
+                raise InputError(
+                    f"{name} has {len(clip)} pictures, but the keypoints have {len(self.keypoints)} frames."
+                )
+        if (self.source is None) != (self.placed is None):
+            raise InputError("A driver's own pixels need the place where they lie, and the other way round.")
 
 
 def _check_points(name: str, points: np.ndarray, shape: tuple[int, ...]) -> None:
