@@ -207,14 +207,15 @@ class Engine:
                     watch.credit("denoise", event.step.seconds)
                     watch.lap("prepare", minus=event.step.seconds)
                     steps.append(StepRecord.of(event))
-                    pictures.look(event, stage)
-                    watch.lap("decode")
+                    pictures.look(event)
                 else:
                     watch.lap("decode")
                     for frame in event.frames:
                         sink.write(frame)
                     watch.lap("write")
                 tell(event)
+            pictures.develop(stage)
+            watch.lap("decode")
         return _report(ready, model, tuple(steps), seconds, playing.record(), tuple(said))
 
 

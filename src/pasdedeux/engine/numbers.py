@@ -70,6 +70,7 @@ def run_numbers(
         image=(IMAGE if bundle.image is None else 4 * _values(bundle.image)) if family.clip else 0,
         value=dtype.itemsize,
         codec_value=codec_value,
+        codec_mapped=bundle.vae is None or _whole_precision(bundle.vae),
     )
 
 
@@ -101,6 +102,12 @@ def _text(path: Path | None) -> Text:
     whole = 2 * sum(weights[name].size for name in found)
     mapped = all(weights[name].dtype == "bfloat16" for name in found)
     return Text(text=whole, text_least=TWO * whole // max(len(set(found.values())), TWO), text_mapped=mapped)
+
+
+@cache
+def _whole_precision(path: Path) -> bool:
+    """Whether a file holds float32, as the autoencoder computes."""
+    return all(tensor.dtype == "float32" for tensor in open_weights(path).values())
 
 
 @cache

@@ -40,13 +40,14 @@ def usable_of(memory: int) -> int:
 
 
 def working_bytes(run: RunNumbers) -> int:
-    """What lies on the device beside the weights while a step runs: the autoencoder, which is kept, contexts of every
-    prompt, latents, activations, and matrices that are unpacked."""
+    """What lies on the device beside the weights while a step runs: the autoencoder, as far as it is there by then,
+    contexts of every prompt, latents, activations, and matrices that are unpacked."""
     net, passes = run.network, max(expert.passes for expert in run.experts)
     latents = 4 * length(net, run.grid) * (net.inputs + 2 * net.outputs)
     unpacked = unpacked_bytes(net, run.value) if any(expert.packed for expert in run.experts) else 0
     contexts = passes * context_bytes(net, run.grid, run.value)
-    return codec_bytes(run) + contexts + latents + unpacked + activation_bytes(net, run.grid, run.value)
+    codec = 0 if _codec_waits(run) else codec_bytes(run)
+    return codec + contexts + latents + unpacked + activation_bytes(net, run.grid, run.value)
 
 
 def place(run: RunNumbers, usable: int, base: int = CONTEXT) -> Placement:
@@ -105,6 +106,12 @@ def extra(segments: int, steps: int, by_step: Sequence[float]) -> float:
     by_step: one value for each step of PLANNED segments of `steps` steps.
     """
     return max(segments - PLANNED, 0) * sum(by_step[steps : 2 * steps])
+
+
+def _codec_waits(run: RunNumbers) -> bool:
+    """Whether the autoencoder is still in its file while the run denoises: nothing is encoded, and one segment decoded."""
+    mapped = run.from_disk and run.codec_mapped and run.codec_value == 4
+    return mapped and not run.encodes and run.segments == 1
 
 
 def codec_bytes(run: RunNumbers) -> int:

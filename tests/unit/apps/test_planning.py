@@ -86,7 +86,7 @@ def test_a_processor_is_told_its_memory_and_what_it_reads() -> None:
     assert max(map(len, page.splitlines())) <= WIDTH
     page = " ".join(page.split())
     assert "streamed beside the compute: 3.7 GB of weights at once, 4 of 80 blocks" in page
-    assert "memory peak 5.8 GB (text 5.8, denoising 5.7, decoding 4.8)" in page
+    assert "memory peak 5.8 GB (text 5.8, denoising 5.2, decoding 4.8)" in page
     assert "reads 26.7 GB a step from the disk" in page
     assert "video not foretold" in page
     assert "$" not in page

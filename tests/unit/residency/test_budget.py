@@ -21,7 +21,7 @@ from pasdedeux.residency.budget import (
     working_bytes,
 )
 from pasdedeux.residency.cards import CARDS, Card, find_card
-from pasdedeux.residency.placing import PROMPT
+from pasdedeux.residency.placing import PROMPT, codec_bytes
 from pasdedeux.residency.plan import bytes_moved, place_bytes, plan
 from pasdedeux.residency.pool import route
 from pasdedeux.residency.trace import Step, trace
@@ -272,14 +272,18 @@ def test_a_processor_reads_from_the_disk_and_takes_no_time_that_is_known() -> No
     # Pages of a file count only where memory was limited, and not where they are no more than that.
     assert "text" not in dict(predict(run, card).placement.phases)
     assert "text" in dict(predict(replace(run, text_mapped=False), card).placement.phases)
-    assert told.placement.budget == told.usable - base - working_bytes(run) - stream_bytes(run.network, run.grid)
+    read = replace(run, from_disk=True)
+    assert told.placement.budget == told.usable - base - working_bytes(read) - stream_bytes(run.network, run.grid)
+    # An autoencoder that lies in its file as it is used is not there before the first segment is decoded.
+    for there in (replace(run, codec_mapped=False), replace(run, encodes=1), replace(run, segments=2)):
+        assert working_bytes(replace(there, from_disk=True)) == working_bytes(read) + codec_bytes(read)
     assert (told.steps, told.stages, told.dollars, told.host) == ((), (), None, 0)
     assert any(s.startswith("A step reads") for s in told.advice)
     assert predict(run, card, 300 * GB).placement.place == "all resident"
 
 
 def test_a_processor_with_too_little_says_what_would_do() -> None:
-    told = predict(replace(pair(grid=(2, 4, 4)), text=0), find_card("cpu"), 4 * GB)
+    told = predict(replace(pair(grid=(2, 4, 4)), text=0), find_card("cpu"), 3 * GB)
     (sentence,) = told.advice
     least = dict(told.placement.phases)["denoising"]
     assert told.placement.place == "too large"
