@@ -51,8 +51,8 @@ class RunNumbers:
     encoded before each one is denoised; value: bytes of what is computed in; codec_value: the same of the autoencoder;
     text, image: bytes of the two encoders (0: none); text_least: those that the text encoder cannot do without, where
     its blocks take turns too (0: it cannot be without any); text_mapped, codec_mapped: whether its file has it as it is
-    used, so that a processor reads it where it lies; from_disk: whether blocks that come and go come from a disk, which is so much
-    slower than a block's turn that their loads are spread.
+    used, so that a processor reads it where it lies; from_disk: whether blocks that come and go come from a disk, which
+    is so much slower than a block's turn that their loads are spread.
     """
 
     network: Network

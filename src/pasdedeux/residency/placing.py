@@ -109,7 +109,7 @@ def extra(segments: int, steps: int, by_step: Sequence[float]) -> float:
 
 
 def _codec_waits(run: RunNumbers) -> bool:
-    """Whether the autoencoder is still in its file while the run denoises: nothing is encoded, and one segment decoded."""
+    """Whether the autoencoder is still in its file while the run denoises: nothing was encoded, nothing decoded."""
     mapped = run.from_disk and run.codec_mapped and run.codec_value == 4
     return mapped and not run.encodes and run.segments == 1
 
