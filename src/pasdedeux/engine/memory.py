@@ -15,6 +15,7 @@ __all__ = ["Memory", "free_host", "in_gb", "own_bytes", "parse_memory", "ran_out
 
 AUTO = "auto"
 UNITS = {"": 1e9, "gb": 1e9, "g": 1e9, "gib": 2**30, "mb": 1e6, "m": 1e6, "mib": 2**20}
+CGROUP = Path("/sys/fs/cgroup")
 SHARE = 0.8
 """Of the host's free memory, how much is taken where nothing was said: others need some, too."""
 
@@ -87,16 +88,30 @@ def _parsed(text: str) -> int | None:
     return None if text.strip().lower() == AUTO else parse_memory(text)
 
 
-def _limits() -> list[int]:
-    """What a container's limit leaves, if there is one (cgroup v2, then v1)."""
+def _limits(root: Path = CGROUP) -> list[int]:
+    """What a container's limit leaves, if there is one (cgroup v2, then v1).
+
+    Pages of files are counted as used there, but the system gives them up before it refuses anything: after a run has
+    read its weights they would fill the limit.
+    """
     found = []
-    root = Path("/sys/fs/cgroup")
     names = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     for most, used in names:
         limit, taken = _number(root / most), _number(root / used)
         if limit is not None and taken is not None:
-            found.append(max(limit - taken, 0))
+            pages = _file_pages((root / used).with_name("memory.stat"))
+            found.append(min(max(limit - taken + pages, 0), limit))
     return [*found, 1 << 62]
+
+
+def _file_pages(stat: Path) -> int:
+    """Bytes of files that a container's groups hold in memory; v1 has a line for all groups and one for the first."""
+    try:
+        lines = [line.split() for line in stat.read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return 0
+    found = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+    return sum(found.get(f"total_{kind}", found.get(kind, 0)) for kind in ("inactive_file", "active_file"))
 
 
 def _number(path: Path) -> int | None:

@@ -16,7 +16,7 @@ from pasdedeux.animate.perform import Bytes, Stopped
 from pasdedeux.checkpoints.bundle import find_bundle
 from pasdedeux.checkpoints.convert import Target, convert_pair
 from pasdedeux.engine import Engine, Event, Job, Memory, Noted, Parts, Report, Result
-from pasdedeux.engine.memory import free_host, own_bytes, parse_memory, ran_out
+from pasdedeux.engine.memory import _limits, free_host, own_bytes, parse_memory, ran_out
 from pasdedeux.engine.wan import WanModel
 from pasdedeux.residency.numbers import Placement
 
@@ -286,6 +286,22 @@ def test_what_may_be_used() -> None:
     assert Memory(host=5).pinnable("cuda") == 5
     assert 0 < Memory().pinnable("cuda") < free_host()
     assert Memory(host=5).pinnable("cpu") == 0
+
+
+def test_pages_of_files_do_not_fill_a_containers_limit(tmp_path: Path) -> None:
+    no_limit = _limits(tmp_path / "none")
+    assert len(no_limit) == 1
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    assert _limits(tmp_path) == [100, *no_limit]
+    (tmp_path / "memory.stat").write_text("anon 200\nfile 650\ninactive_file 500\nactive_file 100\n")
+    assert _limits(tmp_path) == [700, *no_limit]
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("1000\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("900\n")
+    (tmp_path / "memory" / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 300\ntotal_active_file 50\n")
+    assert _limits(tmp_path) == [450, *no_limit]
 
 
 def test_too_little_memory_is_refused_before_anything_is_loaded(wan_folders: Folders) -> None:
