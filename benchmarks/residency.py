@@ -306,6 +306,8 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write, part by part."""
     options = parsed()
+    if options.device.startswith("cuda:"):
+        torch.cuda.set_device(options.device)  # whose memory, stream and name are asked for without saying of which
     today = datetime.now(UTC).date().isoformat()
     what = ("disk_" if options.disk else "") + options.device.replace(":", "") + ("_small" if options.small else "")
     title = "A pair run from a disk" if options.disk else "A pair whose weights are elsewhere"

@@ -111,6 +111,24 @@ def test_two_models_are_streamed_to_the_bit_in_the_memory_of_their_places(tmp_pa
     assert all(tensor.is_meta for model in empty for tensor in model.state_dict().values())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_whatever_the_card_and_the_mode_of_whoever_computes(tmp_path, device, mode):
+    if device == "cuda:1" and torch.cuda.device_count() < 2:
+        pytest.skip("this machine has one card")
+    full, empty = pair(0)
+    units = units_of(full[0], 0)
+    source = from_files(units, tmp_path / "weights")
+    sizes = {unit: source.layout(unit).nbytes for unit in units}
+    made = plan(trace([Step(0)] * 2, [DEPTH]), sizes, 2 * BLOCK + sizes[Unit(0, TRUNK)])
+    x, resident = torch.randn(8, 16, dtype=torch.bfloat16).to(device), full[0].to(device)
+    with mode():
+        wanted = walk([resident], x, [0, 0])
+        with Streamer([Streamed(empty[0], list(empty[0].blocks))], source, made, device):
+            found = walk([empty[0]], x, [0, 0])
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 def test_a_disk_error_frees_the_gpu(tmp_path):
     full, empty = pair(0)
     units = units_of(full[0], 0)

@@ -119,6 +119,12 @@ class ExpertLoader:
         stream.kept.keep(chosen)
         return stream.kept
 
+    @property
+    def refused(self) -> int | None:
+        """Bytes of the units kept in host memory, where there was no memory for more of those chosen; else None."""
+        kept = None if self._stream is None else self._stream.kept
+        return kept.nbytes if kept is not None and kept.refused else None
+
     def title(self, position: int) -> str:
         """What an expert is called while it is loaded."""
         return title_of(self.bundle.experts[position].name)

@@ -60,6 +60,7 @@ class Playing:
     _moved: int = field(init=False, default=0)
     _waited: float = field(init=False, default=0.0)
     _streamer: Streamer | None = field(init=False, default=None)
+    _told: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.budget, self.stays = self.placement.budget, self.placement.stays
@@ -103,6 +104,7 @@ class Playing:
         while isinstance(found, BaseException):
             self._have_less(found)
             found = self._attempted(position, x, sigma, conds)
+        self._tell_refused()
         self.done += 1
         if self.done == self._until:
             self._end_stream()
@@ -190,6 +192,14 @@ class Playing:
         self.whole, self.budget, self._place = False, max(least, int(LESS * held)), "streamed"
         self.tell(Noted(note=f"Memory ran out; from here on {in_gb(self.budget)} of weights are kept there at most."))
 
+    def _tell_refused(self) -> None:
+        """Once, where host memory did not suffice for what was to be kept there."""
+        kept = self.loader.refused
+        if kept is not None and not self._told:
+            self._told = True
+            note = f"No more than {in_gb(kept)} of weights can be kept in host memory; the others are read each time."
+            self.tell(Noted(note=note))
+
     def _make_room(self, what: str) -> None:
         """For a part of the job that needs no expert. Raises ValueError where there is nothing left to let go of."""
         if self._leave():
@@ -207,7 +217,8 @@ class Playing:
         self._end_stream(failure)
         self.loader.release(everything=True)
         if self.loader.device != "cpu":
-            torch.cuda.empty_cache()
+            with torch.cuda.device(self.loader.device):  # without, it would settle on the first card, too
+                torch.cuda.empty_cache()
         return there
 
     def _say(self, what: str) -> None:

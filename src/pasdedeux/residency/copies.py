@@ -66,12 +66,14 @@ class HostCopies:
 class DeviceCopies:
     """Into slots on a GPU, on a stream of its own: from memory the source holds, or by way of a ring of pinned buffers.
 
-    What lies on a disk is read ahead into the ring before the slot is free.
+    What lies on a disk is read ahead into the ring before the slot is free. Whatever is asked of CUDA is asked on the
+    slots' own card: a thread begins on the first one, and CUDA would settle there, or fail where that one is full.
     """
 
     def __init__(self, source: Source, units: Sequence[Unit], device: torch.device) -> None:
         self._source, self._device = source, device
         self._stream = torch.cuda.Stream(device)
+        self._card = self._stream.device  # numbered, where "cuda" is what another thread may take for another
         # Slots may be memory that queued work still uses.
         self._stream.wait_stream(torch.cuda.current_stream(device))
         self._largest = max((source.layout(unit).nbytes for unit in units), default=0)
@@ -80,27 +82,29 @@ class DeviceCopies:
         self._stage = 0
 
     def fill(self, unit: Unit, slot: Slot) -> None:
-        host = self._source.held(unit)
-        if host is None:
-            host = torch.empty(self._source.layout(unit).nbytes, dtype=torch.uint8)
-            self._source.read_into(unit, host)
-        slot.buffer[: len(host)].copy_(host)
+        with torch.cuda.device(self._card):
+            host = self._source.held(unit)
+            if host is None:
+                host = torch.empty(self._source.layout(unit).nbytes, dtype=torch.uint8)
+                self._source.read_into(unit, host)
+            slot.buffer[: len(host)].copy_(host)
 
     def bring(self, unit: Unit, slot: Slot, free: Callable[[], bool]) -> bool:
-        host, copied = self._source.held(unit), None
-        if host is None:
-            host, copied = self._read(unit)
-        if not free():
-            return False
-        assert slot.filled is not None
-        assert slot.free_after is not None
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(slot.free_after)
-            slot.buffer[: len(host)].copy_(host, non_blocking=True)
-            slot.filled.record(self._stream)
-            if copied is not None:
-                copied.record(self._stream)
-        return True
+        with torch.cuda.device(self._card):
+            host, copied = self._source.held(unit), None
+            if host is None:
+                host, copied = self._read(unit)
+            if not free():
+                return False
+            assert slot.filled is not None
+            assert slot.free_after is not None
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_event(slot.free_after)
+                slot.buffer[: len(host)].copy_(host, non_blocking=True)
+                slot.filled.record(self._stream)
+                if copied is not None:
+                    copied.record(self._stream)
+            return True
 
     def arrive(self, slot: Slot) -> None:
         assert slot.filled is not None
@@ -118,7 +122,7 @@ class DeviceCopies:
     def _read(self, unit: Unit) -> tuple[Tensor, torch.cuda.Event]:
         """Into the ring's next buffer, once what was in it has been copied; only the copying thread waits here."""
         while len(self._ring) <= self._stage:  # made when it is needed: all units may be in memory
-            self._ring.append(HostBuffer(self._largest, pinned=True))
+            self._ring.append(_stage_of(self._largest))
         buffer, copied = self._ring[self._stage], self._copied[self._stage]
         self._stage = (self._stage + 1) % STAGES
         copied.synchronize()
@@ -130,6 +134,14 @@ class DeviceCopies:
         for buffer in self._ring:
             buffer.free()
         self._ring.clear()
+
+
+def _stage_of(nbytes: int) -> HostBuffer:
+    """Pinned; where CUDA refuses that, as it is: what is copied from it is the same, and the copying thread waits."""
+    try:
+        return HostBuffer(nbytes, pinned=True)
+    except MemoryError:
+        return HostBuffer(nbytes, pinned=False)
 
 
 def copies_for(source: Source, units: Sequence[Unit], device: torch.device) -> Copies:

@@ -6,7 +6,7 @@ import weakref
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from time import perf_counter
@@ -19,6 +19,7 @@ from torch import Tensor
 from pasdedeux.residency.units import TRUNK, Move, Plan, Unit, Use
 
 PAGE = mmap.PAGESIZE
+PORTABLE = 1  # of cudaHostRegister: pinned for every card
 
 
 def title(unit: Unit) -> str:
@@ -31,6 +32,7 @@ class HostBuffer:
 
     Pinned memory from torch's own allocator is rounded up to a power of two (a block of 0.7 GB would hold 1.07 GB).
     This is ordinary memory of the right size whose pages are registered with CUDA, which costs two pages at most.
+    Raises MemoryError where CUDA refuses: some systems (WSL) let a process pin far less than is free.
     """
 
     def __init__(self, nbytes: int, *, pinned: bool) -> None:
@@ -41,7 +43,7 @@ class HostBuffer:
         self._unpin: Callable[[], object] | None = None
         if pinned and nbytes:
             _register(memory[start:], whole)
-            self._unpin = weakref.finalize(self, _unregister, memory, start)
+            self._unpin = weakref.finalize(self, _unregister, memory, start, torch.cuda.current_device())
 
     def free(self) -> None:
         """Unpin, and let go of the memory. No copy from it may be under way."""
@@ -51,13 +53,22 @@ class HostBuffer:
 
 
 def _register(memory: Tensor, nbytes: int) -> None:
-    status = int(_cudart().cudaHostRegister(memory.data_ptr(), nbytes, 0))
+    status = int(_cudart().cudaHostRegister(memory.data_ptr(), nbytes, PORTABLE))
     if status:
+        _forget_error()
         raise MemoryError(f"CUDA error {status}: {nbytes / 1e9:.2f} GB of host memory cannot be pinned.")
 
 
-def _unregister(memory: Tensor, start: int) -> None:
-    _cudart().cudaHostUnregister(memory.data_ptr() + start)
+def _forget_error() -> None:
+    """CUDA tells an error once more, to the next kernel that its thread starts: let that be one nobody needs."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
+
+
+def _unregister(memory: Tensor, start: int, device: int) -> None:
+    """On the card it was registered on: on any other, CUDA would first take some hundred megabytes for itself."""
+    with torch.cuda.device(device):
+        _cudart().cudaHostUnregister(memory.data_ptr() + start)
 
 
 def _cudart() -> Any:
@@ -81,10 +92,11 @@ class Pool:
 
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
         self.slots: list[Slot] = []
-        for size in sizes:
-            self.slots.append(Slot(torch.empty(size, dtype=torch.uint8, device=device)))
-            if device.type == "cuda":
-                self.slots[-1].filled, self.slots[-1].free_after = torch.cuda.Event(), torch.cuda.Event()
+        with torch.inference_mode(False):  # the thread that copies may not write to tensors made in that mode
+            for size in sizes:
+                self.slots.append(Slot(torch.empty(size, dtype=torch.uint8, device=device)))
+                if device.type == "cuda":
+                    self.slots[-1].filled, self.slots[-1].free_after = torch.cuda.Event(), torch.cuda.Event()
 
     @property
     def nbytes(self) -> int:

@@ -278,7 +278,8 @@ class HostSource:
     """Another source's units kept in host memory, those named; the others are still read from there.
 
     Each unit has a buffer of exactly its bytes, pinned where there is CUDA (pin: None) or where told to. later: whether
-    units are read when they are first asked for, and not now. A context manager; `close` gives the memory back.
+    units are read when they are first asked for, and not now; then what there is no memory for is not kept, and
+    `refused` says so. A context manager; `close` gives the memory back.
     """
 
     def __init__(self, source: Source, units: Iterable[Unit], *, pin: bool | None = None, later: bool = False) -> None:
@@ -286,6 +287,7 @@ class HostSource:
         self._pinned = torch.cuda.is_available() if pin is None else pin
         self._wanted = set(units)
         self._buffers: dict[Unit, HostBuffer] = {}
+        self.refused = False
         with ExitStack() as stack:
             stack.callback(self.close)
             for unit in () if later else sorted(self._wanted):
@@ -303,9 +305,14 @@ class HostSource:
 
     def keep(self, units: Iterable[Unit]) -> None:
         """From now on keep these, and let go of others; no copy may be under way."""
-        self._wanted = set(units)
+        self._wanted, self.refused = set(units), False
         for unit in self._buffers.keys() - self._wanted:
             self._buffers.pop(unit).free()
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is kept."""
+        return sum(buffer.tensor.numel() for buffer in self._buffers.values())
 
     def layout(self, unit: Unit) -> Layout:
         """The other source's."""
@@ -322,7 +329,10 @@ class HostSource:
     def held(self, unit: Unit) -> Tensor | None:
         """The unit's own buffer, read now if it has not been yet, or the other source's."""
         if unit in self._wanted and unit not in self._buffers:
-            self._read(unit)
+            try:
+                self._read(unit)
+            except MemoryError:  # the others would not find any either
+                self._wanted, self.refused = set(self._buffers), True
         own = self._buffers.get(unit)
         return self._source.held(unit) if own is None else own.tensor
 

@@ -19,6 +19,7 @@ from pasdedeux.engine import Engine, Event, Job, Memory, Noted, Parts, Report, R
 from pasdedeux.engine.memory import _limits, free_host, own_bytes, parse_memory, ran_out
 from pasdedeux.engine.wan import WanModel
 from pasdedeux.residency.numbers import Placement
+from pasdedeux.residency.pool import HostBuffer
 
 Folders = Callable[[str], Path]
 Run = Callable[..., tuple[Result, list[Event]]]
@@ -162,6 +163,26 @@ def test_a_step_that_runs_out_of_memory_is_made_again_with_less(
     assert less.report.notes[-len(calls) :] == tuple(said(told))
     assert less.report.memory is not None
     assert less.report.memory.place != "all resident"
+
+
+def test_host_memory_that_is_refused_is_done_without(
+    wan_folders: Folders, placed: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run(wan_folders(VACE), TWO_SEGMENTS)
+    placed(LEAST, stays=False)
+    made: list[HostBuffer] = []
+
+    def refusing(nbytes: int, *, pinned: bool) -> HostBuffer:
+        if len(made) == 3:
+            raise MemoryError("CUDA error 2: 0.01 GB of host memory cannot be pinned.")
+        made.append(HostBuffer(nbytes, pinned=pinned))
+        return made[-1]
+
+    monkeypatch.setattr("pasdedeux.residency.sources.HostBuffer", refusing)
+    monkeypatch.setattr(Memory, "pinnable", lambda *_: 10**9)
+    kept, told = run(wan_folders(VACE), TWO_SEGMENTS)
+    assert np.array_equal(kept.frames, whole.frames)
+    assert said(told) == ["No more than 0.0 GB of weights can be kept in host memory; the others are read each time."]
 
 
 def test_where_the_least_is_too_much_it_is_said_in_a_sentence(

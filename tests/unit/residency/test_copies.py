@@ -1,7 +1,9 @@
 """What a GPU is asked for, in which order: checked without one, on streams and events that only take notes."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from pasdedeux.residency.units import TRUNK, Unit
 
 DEPTH = 5
 X = torch.ones(2, 5)
+CARD = "the second card"
 
 
 class Event:
@@ -35,6 +38,8 @@ class Event:
 class Stream:
     """Notes what it waits for."""
 
+    device = CARD
+
     def __init__(self, notes: list[Any], name: str) -> None:
         self.notes, self.name = notes, name
 
@@ -52,12 +57,16 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     compute, copy = Stream(noted, "compute"), Stream(noted, "copy")
     stages = iter(range(9))
 
+    here = threading.local()  # every thread begins on the first card
+
     class Cudart:
         def cudaHostRegister(self, *_: int) -> int:  # noqa: N802 (its name in CUDA)
+            assert here.card == CARD
             noted.append(("host", "pins", ""))
             return 0
 
         def cudaHostUnregister(self, *_: int) -> int:  # noqa: N802
+            assert here.card == CARD
             noted.append(("host", "unpins", ""))
             return 0
 
@@ -69,13 +78,22 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
                 slot.filled, slot.free_after = made
 
     @contextmanager
-    def on(_: object) -> Iterator[None]:
+    def on(card: str) -> Iterator[None]:
+        before, here.card = getattr(here, "card", "the first card"), card
+        yield
+        here.card = before
+
+    @contextmanager
+    def queued(_: object) -> Iterator[None]:
+        assert here.card == CARD  # else leaving the stream would make a context on the first card
         yield
 
     monkeypatch.setattr(torch.cuda, "Stream", lambda _: copy)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: Event(noted, f"stage {next(stages)}"))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: compute)
-    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "stream", queued)
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: here.card)
     monkeypatch.setattr(torch.cuda, "cudart", Cudart)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: noted.append(("host", "waits for", "device")))
     monkeypatch.setattr("pasdedeux.residency.stream.copies_for", DeviceCopies)
@@ -122,22 +140,58 @@ def test_what_is_read_from_a_disk_goes_through_two_pinned_buffers(case: Callable
     assert notes.index(("host", "waits for", "device")) < first_unpinned
 
 
-def test_a_ring_that_cannot_be_pinned_is_an_error_and_nothing_stays(
-    case: Callable[..., Any], notes: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = case(DEPTH)
+def refuse(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """CUDA pins so many buffers at a time; those that are pinned, as addresses."""
     pinned: list[int] = []
 
-    class Cudart:
-        def cudaHostRegister(self, *_: int) -> int:  # noqa: N802
-            pinned.append(1)
-            return 2 * (len(pinned) > 1)
+    def register(address: int, *_: int) -> int:
+        refused = len(pinned) == most
+        pinned.extend([] if refused else [address])
+        return 2 * refused
 
-        def cudaHostUnregister(self, *_: int) -> int:  # noqa: N802
-            pinned.pop()
-            return 0
+    def unregister(address: int) -> int:
+        pinned.remove(address)
+        return 0
 
-    monkeypatch.setattr(torch.cuda, "cudart", Cudart)
-    with pytest.raises(MemoryError, match="cannot be pinned"):
+    cudart = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=unregister)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr("pasdedeux.residency.pool._forget_error", lambda: None)
+    return pinned
+
+
+@pytest.mark.parametrize("most", [0, 1])
+@pytest.mark.usefixtures("notes")
+def test_a_ring_that_cannot_be_pinned_is_used_as_it_is(
+    case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    made, pinned = case(DEPTH), refuse(monkeypatch, most)
+    go(made, FileSource(made.in_file))
+    assert pinned == []
+
+
+@pytest.mark.parametrize("most", [0, 2, 4, 9])
+@pytest.mark.usefixtures("notes")
+def test_units_that_cannot_be_kept_pinned_are_read_each_time(
+    case: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    made, pinned = case(DEPTH), refuse(monkeypatch, most)
+    with HostSource(FileSource(made.in_file), made.in_file, pin=True, later=True) as source:
+        go(made, source)
+        assert len(pinned) == min(most, DEPTH + 1)
+        assert source.refused == (most < DEPTH + 1)
+        assert source.nbytes == sum(
+            source.layout(unit).nbytes for unit in made.in_file if source.held(unit) is not None
+        )
+        source.keep([])
+        assert not source.refused
+    assert pinned == []
+
+
+@pytest.mark.parametrize("mode", [nullcontext, torch.inference_mode])
+@pytest.mark.usefixtures("notes")
+def test_the_mode_of_whoever_computes_is_not_that_of_the_thread_that_copies(
+    case: Callable[..., Any], mode: Callable[[], Any]
+) -> None:
+    made = case(DEPTH)
+    with mode():
         go(made, FileSource(made.in_file))
-    assert len(pinned) == 1  # the one that failed

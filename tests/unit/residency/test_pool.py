@@ -1,6 +1,7 @@
 """Slots: who gets which, when, and that impossible plans are refused; threads tell each other how far they are."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -116,9 +117,17 @@ def test_what_cannot_be_pinned_is_an_error_in_a_sentence(monkeypatch):
         def cudaHostRegister(self, *_: int) -> int:  # noqa: N802 (its name in CUDA)
             return 2
 
+    forgotten: list[str] = []
+
+    def started(*_: int, device: str) -> None:
+        forgotten.append(device)
+        raise RuntimeError("CUDA error: out of memory")
+
     monkeypatch.setattr(torch.cuda, "cudart", Refusing)
+    monkeypatch.setattr(torch, "zeros", started)
     with pytest.raises(MemoryError, match=r"CUDA error 2: 0.00 GB of host memory cannot be pinned"):
         HostBuffer(100, pinned=True)
+    assert forgotten == ["cuda"]  # else the next kernel would fail in its place
 
 
 def test_pinned_memory_is_registered_whole_and_unregistered_once(monkeypatch):
@@ -133,7 +142,10 @@ def test_pinned_memory_is_registered_whole_and_unregistered_once(monkeypatch):
             calls.append((address,))
             return 0
 
+    cards: list[int] = []
     monkeypatch.setattr(torch.cuda, "cudart", Recording)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "device", lambda card: cards.append(card) or nullcontext())
     buffer = HostBuffer(5000, pinned=True)
     address = buffer.tensor.data_ptr()
     buffer.free()
@@ -142,6 +154,7 @@ def test_pinned_memory_is_registered_whole_and_unregistered_once(monkeypatch):
     del forgotten
     assert calls[:2] == [(address, -(-5000 // PAGE) * PAGE), (address,)]
     assert [len(call) for call in calls] == [2, 1, 2, 1]
+    assert cards == [3, 3]  # unregistered where they were registered
 
 
 def test_progress_wakes_whoever_waits_and_hands_errors_over():
