@@ -287,4 +287,5 @@ def _cleared(error: BaseException) -> BaseException:
     if not ran_out(error):
         raise error
     clear_frames(error.__traceback__)
-    return error
+    # A cleared frame still has its function, which holds what it closes over: in a comprehension a whole expert.
+    return error.with_traceback(None)

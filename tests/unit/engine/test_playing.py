@@ -1,22 +1,26 @@
 """Experts whose blocks come and go: the same clip to the bit, less memory where it runs out, nothing left behind."""
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pasdedeux.animate.condition.wan import WanDenoiser
 from pasdedeux.animate.perform import Bytes, Stopped
 from pasdedeux.checkpoints.bundle import find_bundle
 from pasdedeux.checkpoints.convert import Target, convert_pair
 from pasdedeux.engine import Engine, Event, Job, Memory, Noted, Parts, Report, Result
+from pasdedeux.engine.loader import ExpertLoader
 from pasdedeux.engine.memory import _limits, free_host, own_bytes, parse_memory, ran_out
+from pasdedeux.engine.playing import Playing
 from pasdedeux.engine.wan import WanModel
 from pasdedeux.residency.numbers import Placement
 from pasdedeux.residency.pool import HostBuffer
@@ -163,6 +167,35 @@ def test_a_step_that_runs_out_of_memory_is_made_again_with_less(
     assert less.report.notes[-len(calls) :] == tuple(said(told))
     assert less.report.memory is not None
     assert less.report.memory.place != "all resident"
+
+
+def test_whole_experts_are_gone_before_less_is_kept(
+    wan_folders: Folders, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets: list[ref[nn.Module]] = []
+    there: list[int] = []
+    load, leave = ExpertLoader.expert, Playing._leave
+
+    def loaded(*arguments: Any) -> WanDenoiser:
+        made = load(*arguments)
+        nets.append(ref(made.net))
+        return made
+
+    def left(*arguments: Any) -> bool:
+        found = leave(*arguments)
+        there.append(sum(net() is not None for net in nets))
+        return found
+
+    monkeypatch.setattr(ExpertLoader, "expert", loaded)
+    monkeypatch.setattr(Playing, "_leave", left)
+    Short(monkeypatch, 3)
+    gc.disable()  # on a GPU there is no memory to wait with until it comes by
+    try:
+        run(wan_folders(T2V), CLIP)
+    finally:
+        gc.enable()
+    assert len(nets) > 1
+    assert there == [0]
 
 
 def test_host_memory_that_is_refused_is_done_without(
