@@ -156,20 +156,28 @@ def embedded_character(loaded: LoadedImage) -> CharacterImage | None:
     return CharacterImage(image=loaded.image, mask=mask, keypoints=keypoints)
 
 
+def letterbox_of(source: tuple[int, int], size: tuple[int, int]) -> Letterbox:
+    """Where a picture of (width, height) `source` lies in one of `size`: as large as fits, in the middle."""
+    scale = min(size[0] / source[0], size[1] / source[1])
+    inner = [max(round(side * scale), 1) for side in source]
+    return Letterbox(
+        source=source, size=size, scale=scale, left=(size[0] - inner[0]) // 2, top=(size[1] - inner[1]) // 2
+    )
+
+
 def letterbox(
     image: np.ndarray, size: tuple[int, int], fill: int | tuple[int, int, int] = 0
 ) -> tuple[np.ndarray, Letterbox]:
     """image [H, W, 3] or [H, W] as large as fits into `size` (width, height), in the middle, on `fill`; and
     where.
     """
-    source = (image.shape[1], image.shape[0])
-    scale = min(size[0] / source[0], size[1] / source[1])
-    inner = (max(round(source[0] * scale), 1), max(round(source[1] * scale), 1))
-    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    place = letterbox_of((image.shape[1], image.shape[0]), size)
+    inner = (max(round(image.shape[1] * place.scale), 1), max(round(image.shape[0] * place.scale), 1))
+    method = cv2.INTER_AREA if place.scale < 1 else cv2.INTER_CUBIC
     canvas = np.full((size[1], size[0], *image.shape[2:]), fill, np.uint8)
-    canvas[top : top + inner[1], left : left + inner[0]] = cv2.resize(image, inner, interpolation=method)
-    return canvas, Letterbox(source=source, size=size, scale=scale, left=left, top=top)
+    placed = cv2.resize(image, inner, interpolation=method)
+    canvas[place.top : place.top + inner[1], place.left : place.left + inner[0]] = placed
+    return canvas, place
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

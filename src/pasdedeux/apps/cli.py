@@ -46,7 +46,9 @@ def common(
 @app.command()
 def animate(  # one argument per option is how typer is told of them
     character: Annotated[str | None, typer.Argument(help="A picture, or puppet:SEED; default: a puppet.")] = None,
-    driver: Annotated[str | None, typer.Argument(help="A video, or puppet:SEED; default: a puppet.")] = None,
+    driver: Annotated[
+        str | None, typer.Argument(help="A video, a prepared folder, or puppet:SEED; default: a puppet.")
+    ] = None,
     output: o.Output = Path("out.mp4"),
     model: o.Model = None,
     mode: Annotated[
@@ -79,14 +81,42 @@ def animate(  # one argument per option is how typer is told of them
     clip: o.Clip = None,
     family: o.Family = None,
     dtype: o.Dtype = "bfloat16",
+    start: o.Start = 0.0,
+    end: o.End = None,
+    person: o.Person = None,
+    near: o.Near = None,
+    keypoints: o.GivenPoints = None,
+    mask: o.GivenMask = None,
+    skeleton: o.Skeleton = None,
+    character_keypoints: o.CharacterPoints = None,
+    backend: o.Backend = "auto",
+    prepare_models: o.PrepareModels = None,
+    retarget: o.Retarget = "auto",
+    mask_grow: o.MaskGrow = None,
+    mask_blocks: o.MaskBlocks = "1x1",
 ) -> None:
     """Make CHARACTER move as DRIVER does, and write a video."""
     with user_faults():
         from pasdedeux.apps.making import make_file
-        from pasdedeux.engine import Job, Memory, Parts
+        from pasdedeux.engine import Job, Memory, Parts, Preparation
 
         parts = Parts(
             high=high, low=low, vae=vae, text=text, tokenizer=tokenizer, clip=clip, family=family, dtype=dtype
+        )
+        preparation = Preparation(
+            start=start,
+            end=end,
+            person=person,
+            near=near,
+            keypoints=keypoints,
+            mask=mask,
+            skeleton=skeleton,
+            character_keypoints=character_keypoints,
+            backend=backend,
+            models=prepare_models,
+            retarget=retarget,
+            grow=mask_grow,
+            blocks=mask_blocks,
         )
         job = Job(
             character=character,
@@ -106,9 +136,76 @@ def animate(  # one argument per option is how typer is told of them
             shift=shift,
             lora=tuple(lora or ()),
             preset=preset,
+            preparation=preparation,
         )
         allowed = Memory.parse(memory, host_memory)
         make_file(job, output, device=device, report=report, parts=parts, memory=allowed)
+
+
+@app.command()
+def prepare(
+    driver: Annotated[Path | None, typer.Argument(help="A video, a GIF, or a folder of pictures.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("prepared"),
+    character: Annotated[
+        str | None, typer.Option("--for", help="A picture, or puppet:SEED: the pose is fitted to it.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also background and mask, to put the character in the driver's place.")
+    ] = False,
+    size: o.Size = None,
+    frames: Annotated[int | None, typer.Option(help="The most frames that are taken.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second; default: 30, as Wan-Animate.")] = None,
+    start: o.Start = 0.0,
+    end: o.End = None,
+    person: o.Person = None,
+    near: o.Near = None,
+    keypoints: o.GivenPoints = None,
+    mask: o.GivenMask = None,
+    skeleton: o.Skeleton = None,
+    character_keypoints: o.CharacterPoints = None,
+    backend: o.Backend = "auto",
+    prepare_models: o.PrepareModels = None,
+    retarget: o.Retarget = "auto",
+    mask_grow: o.MaskGrow = None,
+    mask_blocks: o.MaskBlocks = "1x1",
+    backends: Annotated[bool, typer.Option("--backends", help="Only say what can look, and what it lacks.")] = False,
+) -> None:
+    """Find the performer in DRIVER, and write pose, face and mask, and a picture to judge them by.
+
+    The folder is what Wan2.2-Animate takes, and a driver for animate.
+    """
+    with user_faults():
+        from pasdedeux.apps.preparing import prepare_driver, show_backends
+        from pasdedeux.engine import Job, Preparation
+
+        if backends:
+            show_backends(prepare_models)
+            return
+        preparation = Preparation(
+            start=start,
+            end=end,
+            person=person,
+            near=near,
+            keypoints=keypoints,
+            mask=mask,
+            skeleton=skeleton,
+            character_keypoints=character_keypoints,
+            backend=backend,
+            models=prepare_models,
+            retarget=retarget,
+            grow=mask_grow,
+            blocks=mask_blocks,
+        )
+        job = Job(
+            character=character,
+            driver=None if driver is None else str(driver),
+            mode="replace" if replace else "animate",
+            size=size,
+            frames=frames,
+            fps=fps,
+            preparation=preparation,
+        )
+        prepare_driver(job, output)
 
 
 @app.command()

@@ -13,6 +13,7 @@ EXTRAS = {
     **dict.fromkeys(("gguf", "huggingface_hub", "tokenizers", "transformers"), "wan"),
     **dict.fromkeys(("skimage", "scipy"), "evaluate"),
     "mediapipe": "people",
+    "onnxruntime": "pose",
 }
 """Which extra brings a package that not everybody needs."""
 

@@ -73,3 +73,56 @@ Family = Annotated[
 Dtype = Annotated[
     str, typer.Option(help="What the experts compute in: bfloat16, float16 or float32.", rich_help_panel=WAN)
 ]
+
+DRIVER = "Driver and character"
+Start = Annotated[float, typer.Option(help="Seconds at which the driver is begun.", rich_help_panel=DRIVER)]
+End = Annotated[float | None, typer.Option(help="Seconds at which it is left.", rich_help_panel=DRIVER)]
+Person = Annotated[
+    int | None, typer.Option(help="Whom to follow: a number of the picture people.png.", rich_help_panel=DRIVER)
+]
+Near = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y", help="Whom to follow: near this place, in shares of the picture.", rich_help_panel=DRIVER
+    ),
+]
+GivenPoints = Annotated[
+    str | None,
+    typer.Option(
+        "--keypoints", help="The driver's keypoints: NPZ, JSON, or OpenPose's folder.", rich_help_panel=DRIVER
+    ),
+]
+GivenMask = Annotated[
+    str | None, typer.Option("--mask", help="The performer's mask: a video or a folder.", rich_help_panel=DRIVER)
+]
+Skeleton = Annotated[
+    str | None, typer.Option(help="A video of poses drawn already (Wan models).", rich_help_panel=DRIVER)
+]
+CharacterPoints = Annotated[
+    str | None, typer.Option("--character-keypoints", help="Those of the character's picture.", rich_help_panel=DRIVER)
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="What looks: auto, mediapipe, vitpose, or by stage people=rtdetr,pose=vitpose,mask=sam2.",
+        rich_help_panel=DRIVER,
+    ),
+]
+PrepareModels = Annotated[
+    str | None, typer.Option(help="The folder of the backends' downloaded files.", rich_help_panel=DRIVER)
+]
+Retarget = Annotated[
+    str,
+    typer.Option(
+        help="auto, wan (Wan-Animate's own rule) or none (the performer's proportions).", rich_help_panel=DRIVER
+    ),
+]
+MaskGrow = Annotated[
+    int | None, typer.Option(help="Pixels by which the performer's mask is widened.", rich_help_panel=DRIVER)
+]
+MaskBlocks = Annotated[
+    str,
+    typer.Option(
+        metavar="CxR", help="Blocks of the mask's box that are filled; 0x0 for its outline.", rich_help_panel=DRIVER
+    ),
+]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pasdedeux.animate.perform import Denoised
-from pasdedeux.engine import Event, Loading, Noted, Prepared, Watched
+from pasdedeux.engine import Event, Found, Loading, Noted, Prepared, Watched
 
 
 class ProgressLine:
@@ -33,8 +33,13 @@ class ProgressLine:
     def show(self, event: Event) -> None:
         """Take in one event."""
         if isinstance(event, Watched):
-            what = f"watching the driver, frame {event.frame}/{event.frames}"
+            what = f"{event.what}, frame {event.frame}/{event.frames}"
             self._progress.update(self._task, total=event.frames, completed=event.frame, description=what)
+        elif isinstance(event, Found):
+            for warning in event.warnings:
+                self._note(warning)
+            self._note(f"what was found in the driver: {event.picture}")
+            self._progress.reset(self._task, total=None, description="reading the model")
         elif isinstance(event, Loading):
             self._progress.update(self._task, description=f"loading {event.what}")
         elif isinstance(event, Prepared):

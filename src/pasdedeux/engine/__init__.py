@@ -8,12 +8,13 @@ with Engine.open("builtin") as engine:
 from pasdedeux.engine.description import DescribedExpert, Description, describe
 from pasdedeux.engine.duet import DuetModel, defaults_of, open_duet
 from pasdedeux.engine.engine import Engine, check_video_name
-from pasdedeux.engine.events import Event, Loading, Noted, Prepared, Watched
+from pasdedeux.engine.events import Event, Found, Loading, Noted, Prepared, Watched
 from pasdedeux.engine.job import GENERATE, MODES, Job, Result, parse_size, puppet_seed
 from pasdedeux.engine.memory import Memory
 from pasdedeux.engine.model import BUILTIN, Model, checked_device, count, model_folder
 from pasdedeux.engine.opening import open_model
 from pasdedeux.engine.parts import Parts
+from pasdedeux.engine.preparation import Preparation
 from pasdedeux.engine.previews import Preview
 from pasdedeux.engine.report import MemoryRecord, Report, StepRecord, source_commit, versions
 from pasdedeux.engine.settings import Defaults, Settings, settle
@@ -30,6 +31,7 @@ __all__ = [
     "DuetModel",
     "Engine",
     "Event",
+    "Found",
     "Job",
     "Loading",
     "Memory",
@@ -37,6 +39,7 @@ __all__ = [
     "Model",
     "Noted",
     "Parts",
+    "Preparation",
     "Prepared",
     "Preview",
     "Report",

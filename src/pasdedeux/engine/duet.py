@@ -1,12 +1,11 @@
 """The built-in pair, and folders like it, as an engine's model: experts on their device, the codec beside them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pasdedeux.animate.condition.duet import denoiser
 from pasdedeux.checkpoints.folder import ExpertFile, Manifest, load_codec, load_expert, read_manifest
 from pasdedeux.denoise import Expert, ExpertSet, Handoff, schedule
-from pasdedeux.engine.events import OnEvent, Watched
+from pasdedeux.engine.events import OnEvent
 from pasdedeux.engine.job import GENERATE, Job
 from pasdedeux.engine.model import BUILTIN, Rehearsal, Resident, checked_device, count, model_folder
 from pasdedeux.engine.settings import Defaults, Settings, settle
@@ -48,7 +47,7 @@ class DuetModel:
 
     def rehearse(self, job: Job, settings: Settings, tell: OnEvent) -> Rehearsal:
         """Read character and driver, and draw their conditions."""
-        found = cast(job, settings, watching(tell))
+        found = cast(job, settings, tell)
         stage = set_up(found, job.mode, self.codec, self.manifest.compute, self.experts)
         sound = found.performance
         return Rehearsal(
@@ -124,8 +123,5 @@ def refuse_text(job: Job, name: str) -> None:
             raise ValueError(f'The model "{name}" takes no {option}; it follows the driver alone.')
     if job.lora:
         raise ValueError(f'The model "{name}" takes no LoRA; the Wan models do.')
-
-
-def watching(tell: OnEvent) -> Callable[[int, int], None]:
-    """What the detectors call for every frame they have looked at."""
-    return lambda frame, frames: tell(Watched(frame=frame, frames=frames))
+    if job.preparation.skeleton is not None:
+        raise ValueError(f'The model "{name}" follows points and takes no drawn skeleton; give it --keypoints.')

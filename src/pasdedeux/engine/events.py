@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pasdedeux.animate.perform import Denoised, Ready
 from pasdedeux.engine.settings import Settings
@@ -9,10 +10,19 @@ from pasdedeux.engine.settings import Settings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watched:
-    """The performer was looked for in `frame` (from 1) of about `frames` of the driver's video."""
+    """The driver is looked through: `what` is being done, and was done for `frame` (from 1) of `frames`."""
 
+    what: str
     frame: int
     frames: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What was found in the driver can be looked at in `picture`; warnings are sentences on it."""
+
+    picture: Path
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,5 +49,5 @@ class Noted:
     note: str
 
 
-Event = Watched | Loading | Prepared | Noted | Denoised | Ready
+Event = Watched | Found | Loading | Prepared | Noted | Denoised | Ready
 OnEvent = Callable[[Event], None]

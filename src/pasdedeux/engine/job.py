@@ -6,7 +6,7 @@ without its model and its files; each fault is one sentence.
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from pasdedeux.animate.perform import Bytes
 from pasdedeux.animate.video_writer import VideoWriter
 from pasdedeux.denoise import SOLVERS, Handoff
+from pasdedeux.engine.preparation import Preparation
 from pasdedeux.engine.previews import Preview
 from pasdedeux.engine.report import Report
 
@@ -42,7 +43,8 @@ class Job:
     is the length of a puppet's or generated clip, and the most that is taken of a video. handoff is "auto", a sigma
     ("0.6") or a signal-to-noise ratio ("snr:0.1"); where a model has several handoffs, with commas. guidance is one
     scale ("3.5") or one per expert, noisiest first ("4,3"); 1 is none. lora are "[high:|low:]FILE[@WEIGHT]"; preset
-    is the name of a distilled LoRA's settings. model is "builtin", a folder or a file. Raises ValueError where a
+    is the name of a distilled LoRA's settings. model is "builtin", a folder or a file. preparation is how driver and
+    character are looked at. A driver may also be a folder that `pasdedeux prepare` wrote. Raises ValueError where a
     value is of no use.
     """
 
@@ -64,11 +66,12 @@ class Job:
     shift: float | None = None
     lora: tuple[str, ...] = ()
     preset: str | None = None
+    preparation: Preparation = field(default_factory=Preparation)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name != "lora":
-                _check_kind(field.name, getattr(self, field.name), optional=field.default is None)
+        for known in fields(self):
+            if known.name not in ("lora", "preparation"):
+                _check_kind(known.name, getattr(self, known.name), optional=known.default is None)
         for text in self.lora:
             _check_kind("lora", text, optional=False)
         self._check_names()
@@ -148,12 +151,14 @@ class Job:
             raise ValueError(f"The job is not JSON: {error}.") from error
         if not isinstance(record, dict):
             raise ValueError("The job must be a JSON object, in braces.")
-        known = [field.name for field in fields(cls)]
+        known = [item.name for item in fields(cls)]
         unknown = sorted(set(record) - set(known))
         if unknown:
             raise ValueError(f"The job has no {', '.join(unknown)}; it may have {', '.join(known)}.")
         if isinstance(record.get("lora"), list):
             record["lora"] = tuple(record["lora"])  # JSON has no tuples
+        if "preparation" in record:
+            record["preparation"] = Preparation.from_record(record["preparation"])
         return cls(**record)
 
 

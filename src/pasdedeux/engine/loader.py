@@ -120,6 +120,11 @@ class ExpertLoader:
         return stream.kept
 
     @property
+    def pinned(self) -> int:
+        """Bytes of the units that are kept in host memory."""
+        return 0 if self._stream is None else self._stream.kept.nbytes
+
+    @property
     def refused(self) -> int | None:
         """Bytes of the units kept in host memory, where there was no memory for more of those chosen; else None."""
         kept = None if self._stream is None else self._stream.kept

@@ -49,11 +49,14 @@ class Memory:
         taken = own_bytes() if device == "cpu" else CONTEXT + torch.cuda.memory_allocated(device)
         return self.usable(device) - int(taken)
 
-    def pinnable(self, device: str) -> int:
-        """Bytes of host memory that weights may be kept in on their way to the device; a processor is at home there."""
+    def pinnable(self, device: str, held: int = 0) -> int:
+        """Bytes of host memory that weights may be kept in on their way to the device; a processor is at home there.
+
+        held: bytes of it that hold some already.
+        """
         if device == "cpu":
             return 0
-        return int(free_host() * SHARE) if self.host is None else self.host
+        return int((free_host() + held) * SHARE) if self.host is None else self.host
 
 
 def parse_memory(text: str) -> int:

@@ -5,7 +5,6 @@ at their edge. A puppet, and a picture that was written by `pasdedeux character 
 any other picture and every video goes through the detectors, which are an extra to install.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,58 +13,130 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pasdedeux.animate.images import embedded_character, fit_points, letterbox, load_image
-from pasdedeux.animate.inputs import CharacterImage, Keypoints, Performance, View
-from pasdedeux.animate.preprocess.detect import detect_character, detect_performance
+from pasdedeux.animate.images import LoadedImage, embedded_character, fit_points, letterbox, load_image
+from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance, View
+from pasdedeux.animate.prepared import PreparedDriver, is_prepared, load_prepared
+from pasdedeux.animate.preparing import prepare
+from pasdedeux.animate.preprocess.detect import detect_character, given_character, unknown_character
+from pasdedeux.engine.events import Found, OnEvent, Watched
 from pasdedeux.engine.job import Job, puppet_seed
+from pasdedeux.engine.preparation import Preparation
 from pasdedeux.engine.settings import PUPPET_FRAMES, Settings
 from pasdedeux.puppets import Character, Choreography, Clip, Light, Place, render, render_still
 
 Bytes = NDArray[np.uint8]
-OnFrame = Callable[[int, int], None]
 Margins = Literal["edge", "black", "white"]
+DECIDED = ("start", "end", "person", "near", "keypoints", "mask")
+"""What of a preparation is about the driver alone."""
 DEFAULT_CHARACTER, DEFAULT_DRIVER = "puppet:7", "puppet:8"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Cast:
-    """Who and what, in the job's size; `notes` are sentences on what was made of the files."""
+    """Who and what, in the job's size; `notes` are sentences on what was made of the files.
+
+    retarget: how the performance is to be fitted to the character.
+    """
 
     character: CharacterImage
     performance: Performance
     notes: tuple[str, ...] = ()
+    retarget: str = "auto"
 
 
-def cast(job: Job, settings: Settings, on_frame: OnFrame | None = None, margins: Margins = "edge") -> Cast:
-    """Read or draw both. `on_frame` is told (frame, frames) while a video is watched. Raises InputError.
+def cast(job: Job, settings: Settings, tell: OnEvent, margins: Margins = "edge", *, posed: bool = True) -> Cast:
+    """Read or draw both. Raises InputError.
 
-    A picture of another shape than the clip's gets margins, black, white or in the colours of its edge.
+    A picture of another shape than the clip's gets margins, black, white or in the colours of its edge. posed: whether
+    a character whose pose cannot be found is of no use.
     """
-    character, notes = find_character(job.character or DEFAULT_CHARACTER, settings.size, margins)
-    performance = find_performance(job.driver or DEFAULT_DRIVER, settings, on_frame)
-    return Cast(character=character, performance=performance, notes=notes)
+    asked, beside = job.preparation, folder_of(job.model)
+    performance, said = find_performance(job.driver or DEFAULT_DRIVER, settings, asked, tell, beside)
+    character, notes = find_character(
+        job.character or DEFAULT_CHARACTER, settings.size, margins, asked, beside=beside, posed=posed
+    )
+    return Cast(character=character, performance=performance, notes=said + notes, retarget=asked.retarget)
 
 
 def find_character(
-    source: str, size: tuple[int, int], margins: Margins = "edge"
+    source: str,
+    size: tuple[int, int],
+    margins: Margins = "edge",
+    asked: Preparation | None = None,
+    *,
+    beside: Path | None = None,
+    posed: bool = True,
 ) -> tuple[CharacterImage, tuple[str, ...]]:
-    """The character of a picture file or "puppet:SEED", with notes on what was changed."""
+    """The character of a picture file or "puppet:SEED", with notes on what was changed.
+
+    Where nobody is found in it and it need not be `posed`, its keypoints are unknown. Raises InputError.
+    """
     seed = puppet_seed(source)
     if seed is not None:
         return puppet_character(seed, size), ()
     loaded = load_image(Path(source))
-    character = embedded_character(loaded)
-    if character is None:
-        character = detect_character(loaded.image, alpha=loaded.alpha, name=source)
-    return fit(character, size, margins), tuple(f"{source}: {note}" for note in loaded.notes)
+    character, notes = _seen(loaded, source, asked or Preparation(), beside, posed=posed)
+    return fit(character, size, margins), tuple(f"{source}: {note}" for note in loaded.notes) + notes
 
 
-def find_performance(source: str, settings: Settings, on_frame: OnFrame | None = None) -> Performance:
-    """The performance of a video file or "puppet:SEED"; of a video, `settings.frames` at most."""
+def _seen(
+    loaded: LoadedImage, source: str, asked: Preparation, beside: Path | None, *, posed: bool
+) -> tuple[CharacterImage, tuple[str, ...]]:
+    """The character in its own picture: by points that are given or lie in its file, else by those that are found."""
+    if asked.character_keypoints is not None:
+        return given_character(loaded.image, Path(asked.character_keypoints), loaded.alpha), ()
+    embedded = embedded_character(loaded)
+    if embedded is not None:
+        return embedded, ()
+    try:
+        return detect_character(
+            loaded.image, asked.wanted(Path(source), beside=beside), alpha=loaded.alpha, name=source
+        )
+    except InputError as error:
+        if posed:
+            raise InputError(f"{error} Its points can be given with --character-keypoints.") from error
+        return unknown_character(loaded.image, loaded.alpha), (str(error),)
+
+
+def find_performance(
+    source: str, settings: Settings, asked: Preparation, tell: OnEvent, beside: Path | None = None
+) -> tuple[Performance, tuple[str, ...]]:
+    """The performance of a video, a prepared folder or "puppet:SEED", and notes; of a video `settings.frames` at most.
+
+    Raises InputError.
+    """
     seed = puppet_seed(source)
     if seed is not None:
-        return puppet_performance(seed, settings)
-    return detect_performance(Path(source), settings.fps, settings.size, max_frames=settings.frames, on_frame=on_frame)
+        return puppet_performance(seed, settings), ()
+    prepared = find_driver(Path(source), asked, settings.fps, settings.frames, tell, beside)
+    return prepared.performance(settings.size, fps=settings.fps, most=settings.frames), prepared.notes
+
+
+def find_driver(
+    path: Path, asked: Preparation, fps: float, most: int | None, tell: OnEvent, beside: Path | None = None
+) -> PreparedDriver:
+    """What was found in a driver, or is found in it now, at `fps`, in `most` frames at most. Raises InputError."""
+    if is_prepared(path):
+        _check_open(path, asked)
+        found = load_prepared(path)
+    else:
+        wanted = asked.wanted(path, fps, most, beside)
+        found = prepare(wanted, lambda what, frame, frames: tell(Watched(what=what, frame=frame, frames=frames)))
+    tell(Found(picture=found.overlay, warnings=found.warnings))
+    return found
+
+
+def _check_open(path: Path, asked: Preparation) -> None:
+    """Raises InputError where something is asked of a driver that was decided when it was prepared."""
+    usual = Preparation()
+    late = [name for name in DECIDED if getattr(asked, name) != getattr(usual, name)]
+    if late:
+        raise InputError(f"{path} is prepared already, which decided its {' and '.join(late)}; prepare it anew.")
+
+
+def folder_of(model: str | None) -> Path | None:
+    """A model's folder, where it has one."""
+    return Path(model) if model is not None and Path(model).is_dir() else None
 
 
 def puppet_character(seed: int, size: tuple[int, int]) -> CharacterImage:

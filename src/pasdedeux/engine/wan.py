@@ -19,7 +19,6 @@ from pasdedeux.checkpoints.encoders import load_image_encoder, tokenizer_of
 from pasdedeux.checkpoints.families import Family
 from pasdedeux.checkpoints.formats.mapped import name_of
 from pasdedeux.checkpoints.video import load_vae
-from pasdedeux.engine.duet import watching
 from pasdedeux.engine.encoding import open_text_encoder
 from pasdedeux.engine.events import Loading, OnEvent
 from pasdedeux.engine.job import GENERATE, Job
@@ -31,13 +30,13 @@ from pasdedeux.engine.parts import Parts
 from pasdedeux.engine.playing import Playing
 from pasdedeux.engine.prompts import PromptCache
 from pasdedeux.engine.settings import Defaults, Settings, settle
-from pasdedeux.engine.sources import cast
 from pasdedeux.engine.wan_loras import against, preset_of, with_preset, with_relight, with_usual_weights
 from pasdedeux.engine.wan_stages import (
+    as_prepared,
     check_task,
     clip_length,
     driven_stage,
-    drivers_of,
+    find_drivers,
     generated_stage,
     shape_of,
     start_picture,
@@ -137,7 +136,7 @@ class WanModel:
         """The job's settings, a distilled LoRA's preset included. Raises ValueError for what the family cannot do."""
         check_task(job, self.family)
         asked = with_preset(job, preset_of(job, self.bundle.experts))
-        settings = settle(asked, self.defaults, shape_of(job) if job.size is None else None)
+        settings = as_prepared(job, settle(asked, self.defaults, shape_of(job) if job.size is None else None))
         if job.mode == GENERATE:
             length = clip_length(job, self.family, self.vae_stride[0])
             return replace(settings, frames=length, length=length, overlap=0)
@@ -153,26 +152,25 @@ class WanModel:
         loras, usual = with_usual_weights(loras, preset)
         notes = self.bundle.notes + told + usual + against(job, preset) + self.loader.use_loras(loras)
         notes += self._room(settings)
+        # Before anything large is read: what cannot be followed is found out here.
+        directed = None if job.mode == GENERATE else find_drivers(job, settings, self.family, tell)
         prompts, more, encoded = self._prompts(job, settings, tell)
-        if job.mode == GENERATE:
+        if directed is None:
             image, said = start_picture(job, settings.size, self.family)
             features = self._features(image, tell) if image is not None and self.family.clip else None
             stage = generated_stage(self.family, self._video(tell), settings, prompts, image, features)
             return Rehearsal(settings=settings, stage=stage, notes=notes + more + said, encoded=encoded)
-        found = cast(job, settings, watching(tell), margins="black" if self.family.task == "animate" else "white")
-        drivers = drivers_of(found, job.mode, self.family)
+        drivers = directed.drivers
         features = self._features(drivers.reference, tell) if self.family.clip else None
         stage = driven_stage(self.family, self._video(tell), drivers, prompts, features)
         if self.family.task != "animate":  # Wan-Animate was trained on whole segments, and its reference fills them
             settings = shortened(settings, stage.frames)
-        sound = found.performance
-        notes += more + found.notes + drivers.notes
         return Rehearsal(
             settings=settings,
             stage=stage,
-            audio=sound.audio,
-            audio_start=sound.audio_start,
-            notes=notes,
+            audio=directed.audio,
+            audio_start=directed.audio_start,
+            notes=notes + more + directed.notes,
             encoded=encoded,
         )
 
@@ -189,7 +187,7 @@ class WanModel:
             guidance=settings.guidance,
             codec=self._video(tell),
             tell=tell,
-            pinnable=self.memory.pinnable(self.device),
+            pinnable=self.memory.pinnable(self.device, self.loader.pinned),
         )
 
     def _numbers(self, settings: Settings, frames: int) -> RunNumbers:

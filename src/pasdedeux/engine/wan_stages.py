@@ -1,10 +1,12 @@
 """Which stage a Wan family performs on, and what it is given: pictures read and fitted, conditions drawn."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from torch import Tensor
 
+from pasdedeux.animate.clips import VideoClip
 from pasdedeux.animate.condition.wan import Prompts, VideoVAE
 from pasdedeux.animate.condition.wan_animate import AnimateStage
 from pasdedeux.animate.condition.wan_control import ControlStage
@@ -13,14 +15,19 @@ from pasdedeux.animate.condition.wan_image import ImageStage, StartStage
 from pasdedeux.animate.condition.wan_text import TextStage
 from pasdedeux.animate.condition.wan_vace import VaceStage
 from pasdedeux.animate.images import covering, load_image, resized
-from pasdedeux.animate.inputs import InputError
+from pasdedeux.animate.inputs import Clip, InputError
 from pasdedeux.animate.perform import Bytes, Stage
-from pasdedeux.animate.preprocess.face_crops import SIDE
-from pasdedeux.animate.video import probe
+from pasdedeux.animate.prepared import is_prepared, read_record
+from pasdedeux.animate.preprocess.face_crops import SIDE, no_faces
+from pasdedeux.animate.preprocess.given import given_pose
+from pasdedeux.animate.preprocess.masks import GROW
+from pasdedeux.animate.wan_folder import POSE, is_wan_folder, read_wan_folder
 from pasdedeux.checkpoints.families import Family
-from pasdedeux.engine.job import GENERATE, Job, puppet_seed
+from pasdedeux.engine.events import OnEvent
+from pasdedeux.engine.job import GENERATE, Job, parse_size, puppet_seed
 from pasdedeux.engine.settings import Settings, Size
-from pasdedeux.engine.sources import Cast
+from pasdedeux.engine.sources import DEFAULT_CHARACTER, Cast, find_character
+from pasdedeux.engine.sources import cast as cast_of
 from pasdedeux.engine.staging import fitted
 from pasdedeux.models.wan.config import AnimateConfig, ControlConfig
 
@@ -49,11 +56,26 @@ def shape_of(job: Job) -> Size | None:
     source = job.driver if job.mode == "replace" else job.image if job.mode == GENERATE else job.character
     if source is None or puppet_seed(source) is not None:
         return None
+    path = Path(source)
+    if is_prepared(path):
+        width, height = read_record(path)["size"]
+        return width, height
     if job.mode == "replace":
-        info = probe(Path(source))
-        return info.width, info.height
-    height, width = load_image(Path(source)).image.shape[:2]
+        with VideoClip(path, most=1) as clip:
+            return clip.size
+    height, width = load_image(path).image.shape[:2]
     return width, height
+
+
+def as_prepared(job: Job, settings: Settings) -> Settings:
+    """The settings of a job whose driver another program has prepared: its pictures decide size and rate."""
+    folder = wan_folder_of(job)
+    if folder is None:
+        return settings
+    with VideoClip(folder / POSE) as pose:
+        if job.size is not None and parse_size(job.size) != pose.size:
+            raise ValueError(f"{folder} was prepared for {pose.size[0]}x{pose.size[1]}, not for {job.size}.")
+        return replace(settings, size=pose.size, fps=job.fps or pose.fps, frames=len(pose))
 
 
 def clip_length(job: Job, family: Family, time: int) -> int:
@@ -109,13 +131,85 @@ def driven_stage(family: Family, vae: VideoVAE, drivers: Drivers, prompts: Promp
     return AnimateStage(vae=vae, drivers=drivers, prompts=prompts, features=features)
 
 
-def drivers_of(found: Cast, mode: str, family: Family) -> Drivers:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Directed:
+    """All that leads a character, and the sound that belongs to it."""
+
+    drivers: Drivers
+    audio: Path | None = None
+    audio_start: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def find_drivers(job: Job, settings: Settings, family: Family, tell: OnEvent) -> Directed:
+    """What leads the character: a driver that is looked through, a folder as Wan-Animate's own preparation writes it,
+    or a skeleton that is drawn already. Raises InputError.
+    """
+    folder = wan_folder_of(job)
+    if folder is not None:
+        if family.task != "animate":
+            raise InputError(f"{folder} was prepared for Wan-Animate; {family.name} takes the driver's video itself.")
+        character = None if job.character is None else Path(job.character)
+        return Directed(drivers=read_wan_folder(folder, job.mode, character, _face_side(family))[0])
+    if job.driver is None and job.preparation.skeleton is not None:
+        return _undriven(job, settings, family)
+    margins = "black" if family.task == "animate" else "white"
+    found = cast_of(job, settings, tell, margins, posed=False)
+    drivers, sound = drivers_of(found, job, family), found.performance
+    notes = found.notes + drivers.notes
+    if job.preparation.skeleton is not None:
+        pose, said = _skeleton(job, settings, len(drivers))
+        drivers, notes = replace(drivers, pose=pose), notes + said
+    return Directed(drivers=drivers, audio=sound.audio, audio_start=sound.audio_start, notes=notes)
+
+
+def wan_folder_of(job: Job) -> Path | None:
+    """The driver, where it is a folder that was prepared by another program than this."""
+    path = None if job.driver is None or puppet_seed(job.driver) is not None else Path(job.driver)
+    return path if path is not None and is_wan_folder(path) and not is_prepared(path) else None
+
+
+def _undriven(job: Job, settings: Settings, family: Family) -> Directed:
+    """A character led by drawn poses alone: no face is known, and nobody to replace."""
+    if job.mode == "replace":
+        raise InputError("Replace mode needs the driver's video beside the skeleton.")
+    pose, notes = _skeleton(job, settings, None)
+    character, said = find_character(
+        job.character or DEFAULT_CHARACTER, settings.size, "black" if family.task == "animate" else "white", posed=False
+    )
+    drivers = Drivers(pose=pose, face=no_faces(len(pose), _face_side(family)), reference=character.image)
+    return Directed(drivers=drivers, notes=notes + said + ("a skeleton shows no face, so no expression is given",))
+
+
+def _face_side(family: Family) -> int:
+    return family.config.face_size if isinstance(family.config, AnimateConfig) else SIDE
+
+
+def _skeleton(job: Job, settings: Settings, frames: int | None) -> tuple[Clip, tuple[str, ...]]:
+    """The drawn poses, for so many frames, or as many as there are and are wanted."""
+    asked, end = job.preparation, job.preparation.end
+    if frames is None and settings.frames is not None:
+        most = asked.start + settings.frames / settings.fps
+        end = most if end is None else min(end, most)
+    path = Path(asked.skeleton or "")
+    return given_pose(path, settings.size, settings.fps, frames=frames, start=asked.start, end=end)
+
+
+def drivers_of(found: Cast, job: Job, family: Family) -> Drivers:
     """What a family that is driven takes from character and performance.
 
     To replace somebody the pose is the performer's own, unfitted, as in the reference: the character fills the place.
     """
-    side = family.config.face_size if isinstance(family.config, AnimateConfig) else SIDE
-    points = found.performance.keypoints if mode == "replace" else fitted(found, mode)
-    return draw_drivers(
-        found.character, found.performance, points, mode, face_side=side, face_on_pose=family.task != "animate"
+    points, notes = (found.performance.keypoints, ()) if job.mode == "replace" else fitted(found, job.mode)
+    asked = job.preparation
+    drivers = draw_drivers(
+        found.character,
+        found.performance,
+        points,
+        job.mode,
+        face_side=_face_side(family),
+        face_on_pose=family.task != "animate",
+        grow=GROW if asked.grow is None else asked.grow,
+        blocks=asked.grid,
     )
+    return replace(drivers, notes=drivers.notes + notes)

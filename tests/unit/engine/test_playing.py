@@ -339,6 +339,8 @@ def test_what_may_be_used() -> None:
     assert 0 < Memory().usable("cpu") < free_host() + own_bytes()
     assert Memory(host=5).pinnable("cuda") == 5
     assert 0 < Memory().pinnable("cuda") < free_host()
+    # What holds weights of the last job already is free for those of the next.
+    assert Memory().pinnable("cuda", 10**12) > 10**11
     assert Memory(host=5).pinnable("cpu") == 0
 
 

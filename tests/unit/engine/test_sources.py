@@ -17,12 +17,12 @@ def settings_of(tiny: Path, job: Job) -> Settings:
 
 def test_a_puppet_has_the_jobs_size_and_length(tiny: Path) -> None:
     job = Job(character="puppet:3", driver="puppet:4", size="96x64", frames=5)
-    found = cast(job, settings_of(tiny, job))
+    found = cast(job, settings_of(tiny, job), print)
     assert found.character.image.shape == (64, 96, 3)
     assert found.character.keypoints.size == (96, 64)
     assert len(found.performance.keypoints) == 5
     assert found.performance.frames is not None
-    assert found.performance.frames.shape == (5, 64, 96, 3)
+    assert found.performance.frames[[0, 4]].shape == (2, 64, 96, 3)
 
 
 def test_seeds_decide_who_is_seen(tiny: Path) -> None:
@@ -85,4 +85,4 @@ def test_a_file_that_is_no_video(tiny: Path, tmp_path: Path, name: str) -> None:
         Image.new("RGB", (64, 64)).save(tmp_path / name)
     job = Job(driver=str(tmp_path / name))
     with pytest.raises(InputError, match=name):
-        cast(job, settings_of(tiny, job))
+        cast(job, settings_of(tiny, job), print)

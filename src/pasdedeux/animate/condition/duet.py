@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pasdedeux.animate.condition.carry import Parts, carry, take_apart, torso_length
-from pasdedeux.animate.inputs import CharacterImage, Keypoints
+from pasdedeux.animate.inputs import CharacterImage, Clip, Keypoints
 from pasdedeux.animate.perform import SegmentCondition
 from pasdedeux.animate.preprocess.draw import draw_face, draw_skeleton
 from pasdedeux.denoise import Denoiser
@@ -89,9 +89,9 @@ def still_scene(character: CharacterImage) -> Scene:
     return Scene(picture=picture[None], hole=hole[None])
 
 
-def driver_scene(frames: Bytes, mask: Bytes) -> Scene:
+def driver_scene(frames: Clip, mask: Clip) -> Scene:
     """Replace mode: the driver's frames [T, H, W, 3] with the performer's mask [T, H, W] taken out."""
-    filled = [fill(f, m) for f, m in zip(frames, mask, strict=True)]
+    filled = [fill(frames[[i]][0], mask[[i]][0]) for i in range(len(frames))]
     return Scene(picture=np.stack([p for p, _ in filled]), hole=np.stack([h for _, h in filled]))
 
 

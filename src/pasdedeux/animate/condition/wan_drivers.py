@@ -5,50 +5,22 @@ Clips are drawn as they are asked for: at 720p a minute of any one of them is 5 
 Axes: T frames, H W pixels, S side of a face crop; F latent frames, h w latents.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pasdedeux.animate.clips import Drawn
 from pasdedeux.animate.condition.wan import Bytes, to_video
 from pasdedeux.animate.images import letterbox
-from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
+from pasdedeux.animate.inputs import CharacterImage, Clip, InputError, Keypoints, Performance
 from pasdedeux.animate.preprocess.draw import draw_performer, draw_skeleton
 from pasdedeux.animate.preprocess.face_crops import SIDE, face_crops
+from pasdedeux.animate.preprocess.masks import BLOCKS, GROW, Blocks, widened
 
 MODES = ("animate", "replace")
-DILATION, DILATIONS = 7, 3  # pixels of the square, and how often: Wan-Animate's
-
-
-class Clip(Protocol):
-    """Pictures by the number of their frame: an array [T, H, W, ...], or something that draws them."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: list[int], /) -> Bytes:
-        """The pictures [n, H, W, ...] of n frames."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """A clip of `count` pictures, each drawn when it is asked for."""
-
-    count: int
-    draw: Callable[[int], Bytes]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: list[int], /) -> Bytes:
-        return np.stack([self.draw(i) for i in index])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -99,18 +71,21 @@ def draw_drivers(
     *,
     face_side: int = SIDE,
     face_on_pose: bool = False,
+    grow: int = GROW,
+    blocks: Blocks | None = BLOCKS,
 ) -> Drivers:
     """Everything of a performance. `points` are its keypoints already fitted to the character, in the output's size.
 
-    face_on_pose: whether the pose shows the face in dots, as VACE and Fun know it; Wan-Animate has its crops. Raises
-    InputError where replace mode lacks the performer's pictures, ValueError for another mode.
+    face_on_pose: whether the pose shows the face in dots, as VACE and Fun know it; Wan-Animate has its crops. grow and
+    blocks: the room round the performer that is emptied in replace mode, as `widened` has it. Raises InputError where
+    replace mode lacks the performer's pictures, ValueError for another mode.
     """
     if mode not in MODES:
         raise ValueError(f'There is no mode "{mode}"; there are {" and ".join(MODES)}.')
     if len(points) != len(performance.keypoints):
         raise ValueError(f"There are {len(points)} frames of points for a performance of {len(performance.keypoints)}.")
     crops = face_crops(performance, face_side)
-    background, mask = _emptied(performance, points.size) if mode == "replace" else (None, None)
+    background, mask = _emptied(performance, points.size, grow, blocks) if mode == "replace" else (None, None)
 
     def pose(i: int) -> Bytes:
         if face_on_pose:
@@ -129,14 +104,14 @@ def draw_drivers(
 
 def face_notes(performance: Performance, missing: int) -> tuple[str, ...]:
     """What is to be said about faces that are not seen."""
-    if performance.frames is None:
+    if performance.frames is None and performance.source is None:
         return ("the driver's pictures are not known, so its expression is not taken over",)
     if missing:
         return (f"no face is seen in {missing} of the driver's {len(performance.keypoints)} frames",)
     return ()
 
 
-def _emptied(performance: Performance, size: tuple[int, int]) -> tuple[Drawn, Drawn]:
+def _emptied(performance: Performance, size: tuple[int, int], grow: int, blocks: Blocks | None) -> tuple[Drawn, Drawn]:
     """The driver's frames without the performer, and where the performer is."""
     frames, mask = performance.frames, performance.mask
     if frames is None or mask is None:
@@ -144,33 +119,14 @@ def _emptied(performance: Performance, size: tuple[int, int]) -> tuple[Drawn, Dr
     if performance.keypoints.size != size:
         theirs, ours = ("x".join(map(str, s)) for s in (performance.keypoints.size, size))
         raise InputError(f"Replace mode works in the driver's pictures of {theirs}, but the output is {ours}.")
-    outside = Drawn(len(frames), lambda i: np.where(widened(mask[i])[..., None] > 0, np.uint8(0), frames[i]))
-    return outside, Drawn(len(frames), lambda i: widened(mask[i]))
 
+    def room(i: int) -> Bytes:
+        return widened(mask[[i]][0], grow, blocks)
 
-def widened(mask: Bytes, grid: tuple[int, int] = (1, 1)) -> Bytes:
-    """A person's mask [H, W] with room around it: 255 where another figure may stand.
+    def outside(i: int) -> Bytes:
+        return np.where(room(i)[..., None] > 0, np.uint8(0), frames[[i]][0])
 
-    Grown by 9 pixels; then its bounding box is cut into (columns, rows) and every part that the mask touches is
-    filled. Wan-Animate fills the whole box, so that the outline of the performer does not show in the character's.
-    """
-    kernel = np.ones((DILATION, DILATION), np.uint8)
-    wide = cv2.dilate((mask > 127).astype(np.uint8) * 255, kernel, iterations=DILATIONS).astype(np.uint8)
-    if not wide.any():
-        return wide
-    across = _edges(np.flatnonzero(wide.any(axis=0)), grid[0])
-    down = _edges(np.flatnonzero(wide.any(axis=1)), grid[1])
-    for top, bottom in pairwise(down):
-        for left, right in pairwise(across):
-            part = wide[top:bottom, left:right]
-            if part.any():
-                part[:] = 255
-    return wide
-
-
-def _edges(places: NDArray[np.int64], parts: int) -> list[int]:
-    """From the first to past the last of ascending places, in so many parts."""
-    return np.linspace(places[0], places[-1] + 1, parts + 1).round().astype(int).tolist()
+    return Drawn(len(frames), outside), Drawn(len(frames), room)
 
 
 def begun(video: Tensor, handed: Bytes | None) -> Tensor:

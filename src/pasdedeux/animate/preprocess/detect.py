@@ -1,104 +1,90 @@
-"""Finding the person in a photo or a video: a character, or a performance. One person at a time."""
+"""Finding the person in a character's picture. (Drivers are looked through by `animate.preparing`.)"""
 
-import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from pasdedeux.animate.images import Letterbox, fit_points, letterbox
-from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
-from pasdedeux.animate.preprocess.detector import Detected, Detector
-from pasdedeux.animate.preprocess.holistic import MediapipeDetector
-from pasdedeux.animate.preprocess.smooth import smooth
-from pasdedeux.animate.video import VideoInfo, probe, read_video
+from pasdedeux.animate.inputs import BODY_POINTS, FACE_POINTS, HAND_POINTS, CharacterImage, InputError, Keypoints
+from pasdedeux.animate.prepared import Wanted
+from pasdedeux.animate.preprocess.backends import open_finder, open_masker, open_pose
+from pasdedeux.animate.preprocess.detector import Box, Bytes
+from pasdedeux.animate.preprocess.given import given_keypoints
+from pasdedeux.animate.preprocess.tracking import choose, survey
 
-__all__ = ["Detected", "Detector", "MediapipeDetector", "detect_character", "detect_performance"]
-
-WORKING_SIDE = 1280  # pixels: the models look at crops of 256, so more costs memory and finds nothing
 SEEN = 0.5
 NOSE, NECK = 0, 1
-HELP = "one real person, well lit, facing the camera and at least half as tall as the picture, is found best"
+HELP = "one real person, well lit, facing the camera and at least a quarter as tall as the picture, is found best"
 
 
 def detect_character(
-    image: np.ndarray,
+    image: Bytes,
+    wanted: Wanted | None = None,
     *,
-    alpha: np.ndarray | None = None,
-    detector: Detector | None = None,
+    alpha: Bytes | None = None,
     name: str = "The character's picture",
-) -> CharacterImage:
-    """The person in a photo, image uint8 [H, W, 3] RGB. A cut-out's own alpha [H, W] is the better mask, if
-    given.
+) -> tuple[CharacterImage, tuple[str, ...]]:
+    """The person in a photo, image uint8 [H, W, 3] RGB, and notes. A cut-out's own alpha [H, W] is the better mask, if
+    given. Of several people it is the one who fills most of the picture. wanted: by which means.
 
     Raises InputError, naming the picture by `name`, where nobody is found.
     """
-    found = (detector or MediapipeDetector(still=True)).detect([image], 1.0)
-    _check_found(found.keypoints, name)
-    mask = found.mask[0] if alpha is None else np.where(alpha >= 128, 255, 0).astype(np.uint8)
-    return CharacterImage(image=image, mask=mask, keypoints=found.keypoints)
+    wanted = wanted or Wanted(driver=Path(name))
+    box, notes = _box(image, wanted, name)
+    watcher = open_pose(wanted.pose, wanted.models, wanted.beside)
+    sighting = next(iter(watcher.watch([(image, box)], 1.0)))
+    height, width = image.shape[:2]
+    keypoints = Keypoints(
+        body=sighting.body[None], hands=sighting.hands[None], face=sighting.face[None], size=(width, height)
+    )
+    if not (keypoints.body[0, [NOSE, NECK], 2] >= SEEN).any():
+        raise InputError(f"{name}: no person was found; {HELP}.")
+    mask = _mask(image, sighting.mask, alpha, keypoints, wanted)
+    return CharacterImage(image=image, mask=mask, keypoints=keypoints), notes
 
 
-def detect_performance(
-    path: Path,
-    fps: float | None = None,
-    size: tuple[int, int] | None = None,
-    *,
-    max_frames: int | None = None,
-    detector: Detector | None = None,
-    on_frame: Callable[[int, int], None] | None = None,
-) -> Performance:
-    """Who moves in a video, at `fps` (the file's own without), letterboxed into `size` (width, height) if
-    given.
+def _box(image: Bytes, wanted: Wanted, name: str) -> tuple[Box | None, tuple[str, ...]]:
+    """Where somebody is; None where nobody is to look for that."""
+    finder = open_finder(wanted.finder, wanted.models, wanted.beside)
+    if finder is None:
+        return None, ()
+    found = survey([image], finder, 1.0)
+    if not found.people:
+        raise InputError(f"{name}: no person was found; {HELP}.")
+    one = choose(found)
+    return one.at(0), tuple(f"{name}: {note}" for note in one.notes)
 
-    Looked for at up to 1280 pixels a side, whatever `size`. The result keeps frames, mask and the file's
-    sound, and its keypoints are smoothed. on_frame(i, total) is called after frame i (from 1) of about
-    `total`. Raises InputError where there is no video, or nobody in it.
-    """
-    info = probe(path)
-    rate = info.fps if fps is None else fps
-    seen_at = _working_size(info)
-    fit = _fit(seen_at, size or seen_at)
-    kept: list[np.ndarray] = []
 
-    def watched() -> Iterator[np.ndarray]:
-        total = _total(info, rate, max_frames)
-        for frame in read_video(path, fps=rate, size=seen_at, max_frames=max_frames):
-            kept.append(_fitted(frame, fit))
-            yield frame
-            if on_frame is not None:
-                on_frame(len(kept), max(total, len(kept)))
-
-    found = (detector or MediapipeDetector()).detect(watched(), rate)
-    _check_found(found.keypoints, str(path))
-    return Performance(
-        keypoints=fit_points(smooth(found.keypoints, rate), fit),
-        fps=rate,
-        frames=np.stack(kept),
-        mask=np.stack([_fitted(mask, fit) // 128 * 255 for mask in found.mask]),
-        audio=path if info.has_audio else None,
+def given_character(image: Bytes, path: Path, alpha: Bytes | None = None) -> CharacterImage:
+    """The character whose points a file says (any that `given_keypoints` reads). Raises InputError."""
+    height, width = image.shape[:2]
+    keypoints, _ = given_keypoints(path, (width, height), 1, 1.0)
+    return CharacterImage(
+        image=image, mask=_mask(image, None, alpha, keypoints, Wanted(driver=path)), keypoints=keypoints
     )
 
 
-def _working_size(info: VideoInfo) -> tuple[int, int]:
-    scale = min(1.0, WORKING_SIDE / max(info.width, info.height))
-    return round(info.width * scale), round(info.height * scale)
+def unknown_character(image: Bytes, alpha: Bytes | None = None) -> CharacterImage:
+    """A character whose pose is not known: every confidence is 0, and without alpha the whole picture is the mask."""
+    height, width = image.shape[:2]
+    keypoints = Keypoints(
+        body=np.zeros((1, BODY_POINTS, 3), np.float32),
+        hands=np.zeros((1, 2, HAND_POINTS, 3), np.float32),
+        face=np.zeros((1, FACE_POINTS, 3), np.float32),
+        size=(width, height),
+    )
+    mask = np.full((height, width), 255, np.uint8) if alpha is None else _cut_out(alpha)
+    return CharacterImage(image=image, mask=mask, keypoints=keypoints)
 
 
-def _fit(source: tuple[int, int], size: tuple[int, int]) -> Letterbox:
-    return letterbox(np.zeros((source[1], source[0]), np.uint8), size)[1]
+def _mask(image: Bytes, mask: Bytes | None, alpha: Bytes | None, keypoints: Keypoints, wanted: Wanted) -> Bytes:
+    """The best that is to be had: the cut-out's own, the detector's, or a masker's."""
+    if alpha is not None:
+        return _cut_out(alpha)
+    if mask is not None:
+        return mask
+    masker = open_masker(wanted.masker, wanted.models, wanted.beside)
+    return np.zeros(image.shape[:2], np.uint8) if masker is None else next(iter(masker.masks([image], keypoints)))
 
 
-def _fitted(picture: np.ndarray, fit: Letterbox) -> np.ndarray:
-    return picture if fit.source == fit.size else letterbox(picture, fit.size)[0]
-
-
-def _total(info: VideoInfo, rate: float, most: int | None) -> int:
-    total = max(math.ceil(info.duration * rate - 1e-3), 1)
-    return total if most is None else min(total, most)
-
-
-def _check_found(keypoints: Keypoints, name: str) -> None:
-    if not (keypoints.body[:, [NOSE, NECK], 2] >= SEEN).any():
-        looked = "" if len(keypoints) == 1 else f" in any of {len(keypoints)} frames"
-        raise InputError(f"{name}: no person was found{looked}; {HELP}.")
+def _cut_out(alpha: Bytes) -> Bytes:
+    return np.where(alpha >= 128, np.uint8(255), np.uint8(0))

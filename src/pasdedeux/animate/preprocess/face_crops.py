@@ -1,9 +1,10 @@
 """Pictures of the performer's face, as Wan-Animate's motion encoder was trained on: one square a frame.
 
 The box is Wan-Animate's: the extent of the 68 face points with its area times 1.3, three quarters of the added height
-above, cut at the edge of the frame, its shape stretched to a square. What is added is what a real clip needs: points
-of low confidence do not count, the box does not tremble, and a face that is not there is held for a moment and then
-black, which is what the model was taught to read as no expression given.
+above, cut at the edge of the frame, its shape stretched to a square. It is measured and cut in the driver's own pixels
+where those are known, which show a small face best. What is added is what a real clip needs: points of low confidence
+do not count, the box does not tremble, and a face that is not there is held for a moment and then black, which is what
+the model was taught to read as no expression given.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pasdedeux.animate.inputs import Performance
+from pasdedeux.animate.inputs import Clip, Performance
 from pasdedeux.animate.preprocess.smooth import gaussian
 
 Bytes = NDArray[np.uint8]
@@ -35,11 +36,11 @@ VISIBLE = 0.25
 class FaceCrops:
     """A clip of crops, cut when they are asked for: `crops[[0, 1]]` is uint8 [2, side, side, 3].
 
-    boxes [T, 4]: left, top, right, bottom in whole pixels of frames [N, H, W, 3]; source [T]: the frame shown, -1
-    where none is. frames may be None where no source says one.
+    boxes [T, 4]: left, top, right, bottom in whole pixels of the frames, pictures [H, W, 3] that are read one at a
+    time; source [T]: the frame shown, -1 where none is. frames may be None where no source says one.
     """
 
-    frames: Bytes | None
+    frames: Clip | None
     boxes: NDArray[np.int64]
     source: NDArray[np.int64]
     side: int = SIDE
@@ -59,18 +60,34 @@ class FaceCrops:
         if frame < 0 or self.frames is None:
             return np.zeros((self.side, self.side, 3), np.uint8)
         left, top, right, bottom = self.boxes[frame]
-        return cv2.resize(self.frames[frame, top:bottom, left:right], (self.side, self.side)).astype(np.uint8)
+        (picture,) = self.frames[[frame]]
+        return cv2.resize(picture[top:bottom, left:right], (self.side, self.side)).astype(np.uint8)
 
 
 def face_crops(performance: Performance, side: int = SIDE) -> FaceCrops:
     """The crops of a performance: all black where its pictures are not known."""
-    points, (width, height) = performance.keypoints.face, performance.keypoints.size
+    frames, points, size = _pictured(performance)
     wanted, seen = face_boxes(points)
     steady = steadied(wanted, seen, SMOOTHING * performance.fps)
-    boxes, inside = cut(steady, (width, height))
-    there = seen & inside & (performance.frames is not None)
+    boxes, inside = cut(steady, size)
+    there = seen & inside & (frames is not None)
     source = held(there, round(HELD * performance.fps))
-    return FaceCrops(frames=performance.frames, boxes=boxes, source=source, side=side)
+    return FaceCrops(frames=frames, boxes=boxes, source=source, side=side)
+
+
+def no_faces(frames: int, side: int = SIDE) -> FaceCrops:
+    """Crops of a clip in which no face is known."""
+    nowhere = np.zeros((frames, 4), np.int64)
+    return FaceCrops(frames=None, boxes=nowhere, source=np.full(frames, -1, np.int64), side=side)
+
+
+def _pictured(performance: Performance) -> tuple[Clip | None, NDArray[np.float64], tuple[int, int]]:
+    """The pictures that show the face best, the face [T, 70, 3] in their pixels, and their (width, height)."""
+    face, placed = performance.keypoints.face.astype(np.float64), performance.placed
+    if performance.source is None or placed is None:
+        return performance.frames, face, performance.keypoints.size
+    face[..., :2] = (face[..., :2] - (placed.left, placed.top)) / placed.scale
+    return performance.source, face, placed.source
 
 
 def face_boxes(face: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -6,16 +6,20 @@ outside the picture, legs behind a desk and hands far from their wrists are give
 """
 
 import contextlib
-import os
-import warnings
-from collections.abc import Iterable, Iterator
-from types import ModuleType
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pasdedeux.animate.inputs import InputError, Keypoints
-from pasdedeux.animate.preprocess.detector import Detected
+from pasdedeux.animate.preprocess.detector import Box, Bytes, Sighting
+from pasdedeux.animate.preprocess.graphs import (
+    MEDIAPIPE,
+    FinderGraph,
+    Look,
+    LookerGraph,
+    Place,
+)
+from pasdedeux.animate.preprocess.people import brightened, is_dark
 
 # Body points 0-19 from BlazePose's 33; the neck is midway between the shoulders.
 BLAZEPOSE = (0, 11, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7, 31, 32)
@@ -39,95 +43,151 @@ HIP_MARGIN = 0.1  # of the picture's height: hips without legs this near its low
 NARROWEST_SHOULDERS = 0.6  # in widths of the face
 HAND_REACH = 0.5  # of the forearm, between the hand's wrist and the body's
 
+AIM_LEAST = 0.3  # the pose detector's score where somebody is known to be
+BLAZE_SHOULDERS, GREY = (11, 12), 127
+# The place looked at is kept while the figure stays within these: distance in sides, ratio of sides, radians.
+STILL, STILL_RATIO, STILL_TURNED = 0.04, 1.06, 0.12
+# Beyond these the first look was at the wrong place.
+FAR, FAR_RATIO, FAR_TURNED = 0.15, 1.3, 0.6
 
-class MediapipeDetector:
-    """MediaPipe Holistic, middle complexity; `still` looks at each frame afresh. Keeps the rules of
-    `Detector`.
+
+class HolisticDetector:
+    """A `PoseDetector`: MediaPipe's landmark models at a place that follows one person, and rests when they do.
+
+    Without a box nobody is looked for, so that whoever stands in for the one who is gone is left alone; with `anybody`
+    whoever is seen best is followed then.
     """
 
-    def __init__(self, *, still: bool = False) -> None:
-        self.still = still
+    name = f"{MEDIAPIPE} holistic"
 
-    def detect(self, frames: Iterable[np.ndarray], fps: float) -> Detected:
-        """One person in frames uint8 [H, W, 3]; see `Detector`. Raises InputError without mediapipe or
-        frames.
+    def __init__(self, *, anybody: bool = False) -> None:
+        self.anybody = anybody
+
+    def watch(
+        self,
+        frames: Iterable[tuple[Bytes, Box | None]],
+        fps: float,
+        *,
+        others: Iterable[Sequence[Box]] | None = None,
+    ) -> Iterator[Sighting]:
+        """One sighting per frame, see `PoseDetector`; fps is not needed, for the models know frames only.
+
+        others: for each frame the boxes of people who are not meant. Those who stand apart are greyed out.
+        Raises InputError without mediapipe.
         """
-        found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-        size = (0, 0)
-        with contextlib.closing(_opened(self.still)) as holistic:
-            for frame in frames:
-                size = (frame.shape[1], frame.shape[0])
-                with _silence():
-                    answer = holistic.process(np.ascontiguousarray(frame))
-                found.append(_converted(answer, size))
-        if not found:
-            raise InputError("There are no frames to look for a person in.")
-        body, hands, face, mask = (np.stack(part) for part in zip(*found, strict=True))
-        return Detected(keypoints=Keypoints(body=body, hands=hands, face=face, size=size), mask=mask)
+        with contextlib.ExitStack() as stack:
+            looker = stack.enter_context(contextlib.closing(LookerGraph(whole=True)))
+            finder = stack.enter_context(contextlib.closing(FinderGraph(AIM_LEAST)))
+            place: Place | None = None
+            for (frame, box), apart in zip(frames, itertools.repeat(()) if others is None else others, strict=False):
+                look = Look()
+                if box is None and not self.anybody:
+                    place = None
+                else:
+                    look, place = _followed(looker, finder, _prepared(frame, box, apart), box, place)
+                yield sighting(look, (frame.shape[1], frame.shape[0]))
 
 
-def _opened(still: bool) -> Any:
-    """The models. Complexity 1 is the only one in the wheel; smoothing is left to us, who can look ahead."""
-    with _silence():
-        holistic = _mediapipe().solutions.holistic.Holistic(
-            static_image_mode=still,
-            model_complexity=1,
-            smooth_landmarks=False,
-            enable_segmentation=True,
-            smooth_segmentation=not still,
-            refine_face_landmarks=True,
-        )
-        holistic.process(np.zeros((64, 64, 3), np.uint8))  # models load in the background, and log when they are done
-        return holistic
+def _prepared(frame: Bytes, box: Box | None, others: Sequence[Box]) -> Bytes:
+    """The picture as the models see it: light enough, and without people who stand apart from the one who is meant."""
+    picture = frame
+    for other in others:
+        left, top, right, bottom = (round(side) for side in other)
+        if box is not None and not _overlap(box, other):
+            picture = picture.copy() if picture is frame else picture
+            picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = GREY
+    return brightened(picture) if is_dark(picture) else picture
 
 
-def _mediapipe() -> ModuleType:
-    try:
-        import mediapipe
-    except ImportError as error:
-        raise InputError("Finding a person needs mediapipe: pip install 'pasdedeux[people]'.") from error
-    if not hasattr(mediapipe, "solutions"):
-        raise InputError("This mediapipe is too new to carry its models: version 0.10.14 is needed.")
-    return mediapipe
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The models log to the process's own standard error, past Python; kept off the user's screen."""
-    with warnings.catch_warnings(action="ignore"), open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        screen = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
+def _followed(
+    looker: LookerGraph, finder: FinderGraph, picture: Bytes, box: Box | None, place: Place | None
+) -> tuple[Look, Place | None]:
+    """A look at the person in the box, and where to look in the next frame; None where they are lost.
+
+    The place is kept while the figure stays about where it was: points tremble with the place they are looked for in.
+    """
+    kept = place is not None
+    place = place or _aimed(finder, picture, box)
+    look = Look() if place is None else _settled(looker, picture, place)
+    if kept and not _is_meant(look, box):
+        again = _aimed(finder, picture, box)
+        look = Look() if again is None else _settled(looker, picture, again)
+    if look.pose is None or look.place is None or not _is_meant(look, box):
+        return Look(), None
+    return look, place if place is not None and _is_still(place, look.place) else look.place
 
 
-def _converted(answer: Any, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """MediaPipe's answer for one frame as body [20, 3], hands [2, 21, 3], face [70, 3] and mask [H, W]."""
+def _settled(looker: LookerGraph, picture: Bytes, place: Place) -> Look:
+    """A look, and a second one where the first says that the figure is elsewhere: after a cut, or a leap."""
+    look = looker.look(picture, place)
+    if look.place is None:
+        return look
+    away, ratio, turned = place.apart(look.place)
+    if away < FAR and ratio < FAR_RATIO and turned < FAR_TURNED:
+        return look
+    second = looker.look(picture, look.place)
+    return second if second.pose is not None else look
+
+
+def _is_still(place: Place, now: Place) -> bool:
+    away, ratio, turned = place.apart(now)
+    return away < STILL and ratio < STILL_RATIO and turned < STILL_TURNED
+
+
+def _is_meant(look: Look, box: Box | None) -> bool:
+    """Whether the points that are seen lie in the box, on the whole."""
+    if look.pose is None:
+        return False
+    if box is None:
+        return True
+    head = look.pose[: max(BLAZE_SHOULDERS) + 1, :2]
+    room = 0.15 * np.array([box[2] - box[0], box[3] - box[1]])
+    inside = (head >= np.array(box[:2]) - room) & (head <= np.array(box[2:]) + room)
+    return bool(inside.all(axis=1).mean() >= SEEN)
+
+
+def _aimed(finder: FinderGraph, picture: Bytes, box: Box | None) -> Place | None:
+    """Where to look without a frame before: what the pose detector says of the box's surroundings, else the box."""
+    height, width = picture.shape[:2]
+    if box is None:
+        return next((one.place for one in finder.find(picture)), None)
+    left, top, right, bottom = box
+    middle, side = np.array([(left + right) / 2, (top + bottom) / 2]), max(right - left, bottom - top)
+    low = np.clip(np.floor(middle - 0.6 * side), 0, [width - 1, height - 1]).astype(int)
+    high = np.clip(np.ceil(middle + 0.6 * side), low + 1, [width, height]).astype(int)
+    found = finder.find(picture[low[1] : high[1], low[0] : high[0]])
+    places = [one.place.moved(float(low[0]), float(low[1])) for one in found]
+    inside = [place for place in places if left <= place.x <= right]
+    guess = Place(x=float(middle[0]), y=float(middle[1]), side=1.25 * side)
+    return min(inside, key=lambda place: abs(place.x - middle[0]), default=guess)
+
+
+def sighting(look: Look, size: tuple[int, int]) -> Sighting:
+    """What the models gave in a picture of (width, height), in our order and past the gate."""
+    body, hands, face, mask = _parts(look, size)
+    return Sighting(body=body, hands=hands, face=face, mask=mask)
+
+
+def _parts(look: Look, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, Bytes]:
+    """One frame as body [20, 3], hands [2, 21, 3], face [70, 3] float32 and mask [H, W]."""
     body, hands, face = np.zeros((20, 3)), np.zeros((2, 21, 3)), np.zeros((70, 3))
     mask = np.zeros((size[1], size[0]), np.uint8)
-    if answer.pose_landmarks is not None:
-        body = _body(_points(answer.pose_landmarks, size))
-    if answer.face_landmarks is not None:
-        mesh = _points(answer.face_landmarks, size)
-        face = mesh[list(FACE_MESH)]
-        body[[NOSE, RIGHT_EYE, LEFT_EYE]] = mesh[[MESH_NOSE, FACE_MESH[68], FACE_MESH[69]]]
-    for side, found in enumerate((answer.left_hand_landmarks, answer.right_hand_landmarks)):
+    if look.pose is not None:
+        body = _body(look.pose)
+    if look.face is not None:
+        face = look.face[list(FACE_MESH)]
+        body[[NOSE, RIGHT_EYE, LEFT_EYE]] = look.face[[MESH_NOSE, FACE_MESH[68], FACE_MESH[69]]]
+    for side, found in enumerate((look.left_hand, look.right_hand)):
         if found is not None:
-            hands[side] = _points(found, size)
-    if answer.segmentation_mask is not None:
-        mask[answer.segmentation_mask > SEEN] = 255
+            hands[side] = found
+    if look.mask is not None:
+        mask[look.mask > SEEN] = 255
     body, hands, face = gate(body, hands, face, size)
     return body.astype(np.float32), hands.astype(np.float32), face.astype(np.float32), mask
-
-
-def _points(landmarks: Any, size: tuple[int, int]) -> np.ndarray:
-    """[N, 3] in pixels. Only the body's points say how visible they are; the others are, once found."""
-    sure = [point.visibility if point.HasField("visibility") else 1.0 for point in landmarks.landmark]
-    places = [(point.x * size[0], point.y * size[1]) for point in landmarks.landmark]
-    return np.concatenate([np.array(places), np.clip(np.array(sure), 0, 1)[:, None]], axis=1)
 
 
 def _body(pose: np.ndarray) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""Where a retargeted performance stands in the performer's own pictures, as replace mode needs it.
+"""Where a performance stands: a retargeted one in the performer's own pictures, and one that cannot be retargeted.
 
-Retargeting lays the performance on the character's place in the character's picture. Here it goes back to the
-performer's: as tall as the performer, and standing, in every frame, on the performer's ground.
+Retargeting lays the performance on the character's place in the character's picture. For replace mode it goes back to
+the performer's: as tall as the performer, and standing, in every frame, on the performer's ground. Where nobody knows
+the character's points there is nothing to fit to, and the performance is taken as it is.
 """
 
 import numpy as np
 
+from pasdedeux.animate.images import fit_points, letterbox_of
 from pasdedeux.animate.inputs import Keypoints
 from pasdedeux.animate.preprocess import proportions as body_plan
 from pasdedeux.animate.preprocess.proportions import L_HIP, NECK, NOSE, R_HIP, SEEN
@@ -62,3 +64,17 @@ def anchors(body: np.ndarray, feet: bool) -> np.ndarray:
     if not feet:
         return body[:, NECK, :2]
     return np.stack([body[:, HIPS, 0].mean(axis=1), body[:, ANKLES, 1].max(axis=1)], axis=-1)
+
+
+def known(character: Keypoints) -> bool:
+    """Whether anything of the character's body is known, so that a performance can be fitted to it."""
+    return bool((character.body[..., 2] >= SEEN).any())
+
+
+def unfitted(performance: Keypoints, size: tuple[int, int]) -> tuple[Keypoints, str]:
+    """The performance as it is, as large as fits into an output of `size` (width, height); and what is to be said."""
+    note = (
+        "the character's pose is not known, so the performance keeps the performer's proportions and place; "
+        "a character's own keypoints would fit it to the character"
+    )
+    return fit_points(performance, letterbox_of(performance.size, size)), note

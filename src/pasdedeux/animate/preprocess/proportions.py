@@ -27,6 +27,11 @@ LIMBS = (SPINE, (NECK, NOSE), *RIGHT, *LEFT)
 TWIN = {**dict(zip(RIGHT, LEFT, strict=True)), **dict(zip(LEFT, RIGHT, strict=True))}
 
 LONGEST_SHARE = 90  # percentile: a limb is as long as it looks when it lies in the picture plane
+FEET, USUAL_SHARE = ((10, 19), (13, 18)), 50  # but a foot points at us where somebody stands, as in most pictures
+PARTNERS = (((2, 3), (3, 4)), ((5, 6), (6, 7)), ((8, 9), (9, 10)), ((11, 12), (12, 13)))
+LEAST_OF_PARTNER = 0.7  # forearms and upper arms, shins and thighs: what looks shorter points at us
+ARMS = [3, 4, 6, 7]
+SHOWN, ARMS_SHOWN = 0.5, 0.1  # of the frames: hands come and go in a close picture, and are what is said with
 CLOSEST, FARTHEST = 0.3, 1 / 0.3  # how far a limb's ratio may stray from the whole body's
 
 
@@ -39,26 +44,33 @@ def with_hips(body: np.ndarray) -> np.ndarray:
 
 def lengths(body: np.ndarray) -> dict[tuple[int, int], float]:
     """Each limb's length in pixels from body [T, 21, 3]: the 90th percentile over frames where both ends are
-    seen.
+    seen; of feet the median.
 
-    The longer of left and right counts for both. Limbs never seen, or without length, are left out.
+    The longer of left and right counts for both, and halves of an arm or a leg are nowhere near as unlike as they look
+    when one of them points at us. Limbs never seen, or without length, are left out.
     """
-    own = {limb: length for limb in LIMBS if (length := span(body[:, limb[0]], body[:, limb[1]])) is not None}
-    return {limb: max(own.get(limb, 0.0), own.get(TWIN.get(limb, limb), 0.0)) for limb in LIMBS if _known(limb, own)}
+    shares = {limb: USUAL_SHARE if limb in FEET else LONGEST_SHARE for limb in LIMBS}
+    own = {limb: length for limb in LIMBS if (length := span(body[:, limb[0]], body[:, limb[1]], shares[limb]))}
+    both = {limb: max(own.get(limb, 0.0), own.get(TWIN.get(limb, limb), 0.0)) for limb in LIMBS if _known(limb, own)}
+    for pair in PARTNERS:
+        if all(limb in both for limb in pair):
+            least = LEAST_OF_PARTNER * max(both[limb] for limb in pair)
+            both.update({limb: max(both[limb], least) for limb in pair})
+    return both
 
 
 def _known(limb: tuple[int, int], own: dict[tuple[int, int], float]) -> bool:
     return limb in own or TWIN.get(limb) in own
 
 
-def span(a: np.ndarray, b: np.ndarray) -> float | None:
-    """The 90th percentile of the distance between two points' tracks [T, 3]; None where they are not seen
+def span(a: np.ndarray, b: np.ndarray, share: float = LONGEST_SHARE) -> float | None:
+    """The `share`th percentile of the distance between two points' tracks [T, 3]; None where they are not seen
     together.
     """
     seen = (a[:, 2] >= SEEN) & (b[:, 2] >= SEEN)
     if not seen.any():
         return None
-    length = float(np.percentile(np.linalg.norm((a - b)[seen, :2], axis=-1), LONGEST_SHARE))
+    length = float(np.percentile(np.linalg.norm((a - b)[seen, :2], axis=-1), share))
     return length if length > 1e-3 else None
 
 
@@ -96,11 +108,29 @@ def filled(points: np.ndarray) -> np.ndarray:
     return points
 
 
-def driven(body: np.ndarray) -> np.ndarray:
-    """Which joints of body [T, N, 3] the performer really shows: seen in at least half of the frames. bool
-    [N].
+def with_elbows(body: np.ndarray) -> np.ndarray:
+    """body [T, N, 3] with an elbow that is never shown midway between shoulder and wrist, not seen: hands may be, as
+    where arms leave the picture above.
     """
-    return (body[..., 2] >= SEEN).mean(axis=0) >= 0.5
+    body, shown = body.copy(), driven(body)
+    for shoulder, elbow, wrist in ((R_SHOULDER, 3, R_WRIST), (L_SHOULDER, 6, L_WRIST)):
+        if shown[[shoulder, elbow, wrist]].all() and (body[:, elbow, 2] < SEEN).all():
+            body[:, elbow, :2] = body[:, [shoulder, wrist], :2].mean(axis=1)
+    return body
+
+
+def driven(body: np.ndarray) -> np.ndarray:
+    """Which joints of body [T, N, 3] the performer really shows, bool [N]: seen in at least half of the frames.
+
+    A tenth is enough for arms, and for an elbow that its shoulder and wrist are shown.
+    """
+    share = (body[..., 2] >= SEEN).mean(axis=0)
+    least = np.full(len(share), SHOWN)
+    least[ARMS] = ARMS_SHOWN
+    shown = share >= least
+    for shoulder, elbow, wrist in ((R_SHOULDER, 3, R_WRIST), (L_SHOULDER, 6, L_WRIST)):
+        shown[elbow] |= shown[shoulder] and shown[wrist]
+    return shown
 
 
 def character_joints(keypoints: Keypoints) -> np.ndarray:

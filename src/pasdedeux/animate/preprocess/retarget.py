@@ -3,9 +3,13 @@
 Every limb keeps its angle and takes the character's length, and the body is rebuilt outward from the neck (as
 in Wan-Animate's preprocessing, with lengths measured over the whole clip in place of its first frame). One
 frame of the performance, the one most like the character's picture, ties the two together: there the result
-stands where the character stands, and moves from there as the performer does. Where both pictures were drawn and
-their views are known, those tie the two together instead, steps are as long as the character's legs ask, and the
-head is as far from the neck as the face is large.
+stands where the character stands, and moves from there as the performer does, in steps as long as the character's
+legs ask. Where both pictures were drawn and their views are known, those tie the two together instead. The head is
+as far from the neck as the face is large, unless the two have heads of another kind.
+
+`retarget_wan` has the rule of Wan-Animate's own program, which measures limbs in the performance's first frame. Where
+that frame shows the performer standing it places joints about as well; where it does not, several times worse, which
+`experiments/2026-11-25-retargeting` measures.
 """
 
 import numpy as np
@@ -21,6 +25,8 @@ ARMS = ((0, (6, 7)), (1, (3, 4)))  # which hand, and the limb from elbow to wris
 SLACK = 0.35  # of the torso: how far the body sways before feet the performer does not show are dragged along
 PALM = (0, 9)  # the hand's wrist and the root of its middle finger
 HAND_LIMITS = (0.5, 2.0)  # a palm's ratio over the forearm's
+ALIKE = 0.25  # of the shoulders' width: mean distance of joints between poses that pass for one
+OTHER_KIND = 1.6  # times as large a head on a body of the same size
 
 
 def retarget(performance: Keypoints, character: Keypoints, *, reference_frame: int | None = None) -> Keypoints:
@@ -39,21 +45,22 @@ def retarget(performance: Keypoints, character: Keypoints, *, reference_frame: i
             "The performer and the character cannot be compared: neither torso, shoulders nor eyes are seen in both."
         )
     reference = nearest_frame(performance, character) if reference_frame is None else reference_frame
-    theirs = _with_neck(theirs, own, whole, reference)
-    measured = theirs if reference_frame is None else theirs[[reference]]
+    theirs = body_plan.with_elbows(_with_neck(theirs, own, whole, reference))
+    measured = _measured(theirs, performance, character) if reference_frame is None else theirs[[reference]]
     ratios = body_plan.ratios(measured, own[None], whole)
     head = head_ratio(performance.face, theirs, character.face[0], own, whole)
-    drawn = performance.view is not None and character.view is not None
-    if drawn:
-        # Drawn figures have necks as long as their faces are large, and noses that come forward as much as up: a nod
-        # changes how long that looks more than their anatomy does. Between a person and a drawing, anatomy does more.
+    if 1 / OTHER_KIND < head / whole < OTHER_KIND:
+        # A nose comes forward as much as up: a nod changes how far it looks from the neck more than anatomy does. But a
+        # real person's face is half as large, for neck and body, as a drawn one's; there anatomy does more.
         ratios[NECK, NOSE] = head
     drives = _driven(theirs)
     body = _rebuilt(theirs, own, ratios, drives)
-    if performance.view and character.view and _standing(drives, own):
-        track = _viewed(theirs, body, _stride(ratios), performance.view, character.view)
+    standing = _standing(drives, own)
+    pace = _stride(ratios) if standing else whole
+    if performance.view and character.view and standing:
+        track = _viewed(theirs, body, pace, performance.view, character.view)
     else:
-        track = _carried(theirs, own, body, drives, whole, reference)
+        track = _carried(theirs, own, body, drives, pace, reference)
     body[..., :2] += _kept_inside(track, own[NECK], character.size)
     _plant(body, own, drives)
     face = carried_head(performance.face, theirs, character.face[0], own, body, head, reference)
@@ -61,6 +68,17 @@ def retarget(performance: Keypoints, character: Keypoints, *, reference_frame: i
     arrays = (part.astype(np.float32) for part in (body[:, :HIPS], hands, face))
     points = dict(zip(("body", "hands", "face"), arrays, strict=True))
     return Keypoints(**points, size=character.size, view=character.view)
+
+
+def _measured(theirs: np.ndarray, performance: Keypoints, character: Keypoints) -> np.ndarray:
+    """The frames in which limbs are measured: one that stands just as the character does, else all of them.
+
+    Seen from the same side in the same pose, both are foreshortened alike, which no other frame tells.
+    """
+    pose = _unlikeness(performance.body, character.body, NECK, (2, 5))
+    frame, shown = int(np.argmin(pose)), body_plan.driven(theirs)
+    alike = pose[frame] < ALIKE and (theirs[frame, shown, 2] >= SEEN).all()
+    return theirs[[frame]] if alike else theirs
 
 
 def nearest_frame(performance: Keypoints, character: Keypoints) -> int:
@@ -119,12 +137,12 @@ def _rebuilt(
 
 
 def _carried(
-    theirs: np.ndarray, own: np.ndarray, body: np.ndarray, drives: np.ndarray, whole: float, reference: int
+    theirs: np.ndarray, own: np.ndarray, body: np.ndarray, drives: np.ndarray, pace: float, reference: int
 ) -> np.ndarray:
     """Where the neck goes, [T, 1, 2]: led by the ground and the hips where feet are seen, else by itself."""
 
     def led(track: np.ndarray, home: np.ndarray) -> np.ndarray:
-        return home + whole * (track - track[reference])
+        return home + pace * (track - track[reference])
 
     if not _standing(drives, own):
         return led(theirs[:, NECK, :2], own[NECK, :2])[:, None]
@@ -143,10 +161,10 @@ def _stride(ratios: dict[tuple[int, int], float]) -> float:
     return (ratios[8, 9] + ratios[9, 10] + ratios[11, 12] + ratios[12, 13]) / 4
 
 
-def _viewed(theirs: np.ndarray, body: np.ndarray, stride: float, view: View, own_view: View) -> np.ndarray:
+def _viewed(theirs: np.ndarray, body: np.ndarray, pace: float, view: View, own_view: View) -> np.ndarray:
     """Where the neck goes, [T, 1, 2]: hips and lower ankle as many steps from the floor's origin as the performer's."""
-    across = own_view.x + stride * (theirs[:, HIPS, 0] - view.x) - body[:, HIPS, 0]
-    down = own_view.y + stride * (_ground(theirs) - view.y) - _ground(body)
+    across = own_view.x + pace * (theirs[:, HIPS, 0] - view.x) - body[:, HIPS, 0]
+    down = own_view.y + pace * (_ground(theirs) - view.y) - _ground(body)
     return np.stack([across, down], axis=-1)[:, None]
 
 

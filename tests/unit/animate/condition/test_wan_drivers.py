@@ -15,10 +15,10 @@ from pasdedeux.animate.condition.wan_drivers import (
     by_latent_frame,
     draw_drivers,
     mask_of,
-    widened,
 )
 from pasdedeux.animate.inputs import CharacterImage, InputError, Keypoints, Performance
 from pasdedeux.animate.preprocess.draw import draw_skeleton
+from pasdedeux.animate.preprocess.masks import widened
 from pasdedeux.animate.preprocess.retarget import retarget
 
 SIZE = (256, 256)
@@ -132,26 +132,37 @@ def test_what_does_not_fit_is_refused(character, performance):
         Drivers(pose=clip, face=clip[:3], reference=still)
 
 
-def test_a_mask_grows_by_nine_pixels_and_fills_its_box():
-    mask = np.zeros((60, 80), np.uint8)
-    mask[20:22, 30:32] = mask[40, 50] = 255
-    wanted = np.zeros_like(mask)
-    wanted[11:50, 21:60] = 255
-    np.testing.assert_array_equal(widened(mask), wanted)
+class Reel:
+    """Pictures that come one at a time and can do nothing else."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: list[int], /) -> np.ndarray:
+        assert len(index) == 1
+        return self.pictures[index]
 
 
-def test_a_finer_grid_fills_only_what_is_touched():
-    mask = np.zeros((60, 80), np.uint8)
-    mask[20, 20] = mask[50, 60] = 255
-    wide = widened(mask, (2, 2))
-    assert (wide[11:30, 11:30] == 255).all()
-    assert not wide[11:30, 50:].any()
-    assert not wide[45:, 11:30].any()
+def test_pictures_may_be_read_one_at_a_time(character, performance):
+    reels = replace(performance, frames=Reel(performance.frames), mask=Reel(performance.mask))
+    for mode in ("animate", "replace"):
+        found, wanted = (draw_drivers(character, p, p.keypoints, mode, face_side=16) for p in (reels, performance))
+        np.testing.assert_array_equal(found.face[[1, 4]], wanted.face[[1, 4]])
+        surroundings = found.surroundings([1, 4]), wanted.surroundings([1, 4])
+        if mode == "replace":
+            for ours, theirs in zip(*surroundings, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
 
 
-def test_an_empty_mask_stays_empty_and_grey_counts_as_background():
-    assert not widened(np.zeros((20, 20), np.uint8)).any()
-    assert not widened(np.full((20, 20), 127, np.uint8)).any()
+def test_the_room_that_is_emptied_can_be_chosen(character, performance):
+    drivers = draw_drivers(character, performance, performance.keypoints, "replace", grow=0, blocks=None)
+    background, mask = drivers.surroundings([3])
+    np.testing.assert_array_equal(mask[0], performance.mask[3])
+    np.testing.assert_array_equal(background[0][mask[0] == 0], performance.frames[3][mask[0] == 0])
+    assert not background[mask == 255].any()
 
 
 @given(st.integers(0, 5), st.integers(0, 21))

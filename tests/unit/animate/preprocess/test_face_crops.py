@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pasdedeux.animate.images import letterbox
 from pasdedeux.animate.inputs import Keypoints, Performance
 from pasdedeux.animate.preprocess.face_crops import (
     FaceCrops,
@@ -85,7 +86,9 @@ def test_a_face_at_the_edge_is_cut_there():
     assert crops[[0]].shape == (1, 16, 16, 3)
 
 
-@pytest.mark.parametrize("box", [(70, 10, 90, 30), (-40, 10, -20, 30), (10, 60, 30, 80), (-17, 10, 3, 30)])
+@pytest.mark.parametrize(
+    "box", [(70, 10, 90, 30), (-40, 10, -20, 30), (10, -40, 30, -20), (10, 60, 30, 80), (-17, 10, 3, 30)]
+)
 def test_a_face_off_the_frame_is_black(box):
     crops = face_crops(clip_of([face_at(*box)]), 16)
     assert crops.missing == 1
@@ -157,6 +160,75 @@ def test_a_box_of_which_little_is_left_does_not_count():
     boxes, enough = cut(np.array([[-30.0, 0, 10, 40], [-31.0, 0, 9, 40], [0.0, 0, 3, 40]]), SIZE)
     assert enough.tolist() == [True, False, False]
     assert boxes[0].tolist() == [0, 0, 10, 40]
+
+
+def test_points_that_all_lie_in_one_place_are_no_face():
+    crops = face_crops(clip_of([face_at(30, 20, 30, 20)] * 2), 8)
+    assert crops.missing == 2
+    assert not crops[[0, 1]].any()
+
+
+class Reel:
+    """Pictures that come one at a time and can do nothing else; `read` says which came."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures, self.read = pictures, []
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: list[int], /) -> np.ndarray:
+        assert len(index) == 1
+        self.read += index
+        return self.pictures[index]
+
+
+def in_its_own_pixels(faces: list[np.ndarray], own: tuple[int, int], size: tuple[int, int]) -> Performance:
+    """A performance that was letterboxed into `size`; faces are in the driver's own pixels."""
+    seen = clip_of(faces, own)
+    assert isinstance(seen.frames, np.ndarray)
+    boxed = [letterbox(frame, size) for frame in seen.frames]
+    place = boxed[0][1]
+    points = seen.keypoints.moved((place.scale, place.scale), (place.left, place.top), size)
+    return Performance(
+        keypoints=points,
+        fps=FPS,
+        frames=Reel(np.stack([frame for frame, _ in boxed])),
+        source=Reel(seen.frames),
+        placed=place,
+    )
+
+
+def test_crops_are_cut_from_the_drivers_own_pixels():
+    faces = [face_at(200 + 3 * k, 160, 280 + 3 * k, 250) for k in range(4)]
+    performance = in_its_own_pixels(faces, (640, 480), (160, 90))
+    plain = clip_of(faces, (640, 480))
+    crops, wanted = face_crops(performance, 64), face_crops(plain, 64)
+    assert isinstance(performance.frames, Reel)
+    assert isinstance(performance.source, Reel)
+    np.testing.assert_array_equal(crops.boxes, wanted.boxes)
+    np.testing.assert_array_equal(crops[[0, 3]], wanted[[0, 3]])
+    assert performance.source.read == [0, 3]
+    assert performance.frames.read == []
+
+
+def test_what_the_letterbox_adds_is_no_part_of_a_face():
+    """A face at the edge of the driver's picture is cut there, not at the edge of the job's."""
+    performance = in_its_own_pixels([face_at(-10, 100, 90, 220)], (640, 480), (300, 100))
+    crops = face_crops(performance, 16)
+    assert crops.boxes[0, 0] == 0
+    assert crops.source.tolist() == [0]
+    off = in_its_own_pixels([face_at(-120, 100, -20, 220)], (640, 480), (300, 100))
+    assert face_crops(off, 16).missing == 1
+
+
+def test_without_its_own_pixels_any_clip_will_do():
+    seen = clip_of([face_at(20, 16, 40, 32)] * 2)
+    assert isinstance(seen.frames, np.ndarray)
+    reel = Reel(seen.frames)
+    crops = face_crops(Performance(keypoints=seen.keypoints, fps=FPS, frames=reel), 32)
+    np.testing.assert_array_equal(crops[[1]], face_crops(seen, 32)[[1]])
+    assert reel.read == [1]
 
 
 def test_frames_are_cut_only_when_asked_for():
