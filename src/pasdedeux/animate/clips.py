@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pasdedeux.animate.images import letterbox, load_image
 from pasdedeux.animate.inputs import Clip, InputError, Letterbox
-from pasdedeux.animate.video import MOST_SIDE, TOLERANCE, Reel
+from pasdedeux.animate.opening import MOST_SIDE
+from pasdedeux.animate.reel import TOLERANCE, Reel
 
 __all__ = ["Clip", "Drawn", "Fitted", "VideoClip"]
 

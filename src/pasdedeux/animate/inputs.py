@@ -195,9 +195,7 @@ class Performance:
                 _check_bytes(name, clip, (len(self.keypoints), *shape))
         for name, clip in (("frames", self.frames), ("mask", self.mask), ("source", self.source)):
             if clip is not None and len(clip) != len(self.keypoints):
-                raise InputError(
-                    f"{name} has {len(clip)} pictures, but there are keypoints of {len(self.keypoints)}."
-                )
+                raise InputError(f"{name} has {len(clip)} pictures, but there are keypoints of {len(self.keypoints)}.")
         if (self.source is None) != (self.placed is None):
             raise InputError("A driver's own pixels need the place where they lie, and the other way round.")
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.animate.outputs import written_whole
-from pasdedeux.animate.video import Reel
+from pasdedeux.animate.reel import Reel
 from pasdedeux.animate.video_writer import METADATA_TAG
 
 Bytes: TypeAlias = NDArray[np.uint8]

@@ -17,6 +17,7 @@ from pasdedeux.animate.clips import Fitted, VideoClip
 from pasdedeux.animate.images import fit_points, letterbox_of
 from pasdedeux.animate.inputs import Clip, InputError, Keypoints, Performance
 from pasdedeux.animate.lossless import LosslessClip
+from pasdedeux.animate.outputs import written_whole
 from pasdedeux.animate.preprocess.wholebody import load_keypoints
 
 RECORD, POINTS, MASK, OVERLAY, PEOPLE = "prepared.json", "keypoints.npz", "mask.mp4", "overlay.png", "people.png"
@@ -141,9 +142,21 @@ def _sampled(count: int, own: float, fps: float) -> NDArray[np.int64]:
 
 def write_record(folder: Path, wanted: Wanted, found: dict[str, Any]) -> None:
     """prepared.json, last of all: a folder without it is not whole."""
-    asked = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(wanted).items()}
-    record = {"version": VERSION, "asked": asked, **found}
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    asked = {
+        name: str(value.absolute()) if isinstance(value, Path) else value for name, value in asdict(wanted).items()
+    }
+    _save_record(folder, {"version": VERSION, "asked": asked, **found})
+
+
+def copy_record(found: PreparedDriver, folder: Path) -> None:
+    """prepared.json for another folder. The driver may lie elsewhere than when it was looked through."""
+    asked = {**found.record["asked"], "driver": str(found.source.path.absolute())}
+    _save_record(folder, {**found.record, "asked": asked})
+
+
+def _save_record(folder: Path, record: dict[str, Any]) -> None:
+    with written_whole(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def is_prepared(folder: Path) -> bool:
@@ -173,10 +186,13 @@ def load_prepared(folder: Path, driver: Path | None = None) -> PreparedDriver:
         keypoints, _ = load_keypoints(folder / POINTS)
         if len(source) != len(keypoints) or source.size != keypoints.size:
             raise InputError(f"{wanted.driver} has changed since {folder} was prepared; prepare it anew.")
+        mask = LosslessClip(folder / MASK)
+        if len(mask) != len(keypoints):
+            raise InputError(f"{folder / MASK} has {len(mask)} frames, but {POINTS} has {len(keypoints)}.")
         return PreparedDriver(
             source=source,
             keypoints=keypoints,
-            mask=LosslessClip(folder / MASK),
+            mask=mask,
             fps=record["fps"],
             audio=wanted.driver if record["audio"] else None,
             audio_start=wanted.start,
@@ -190,10 +206,6 @@ def load_prepared(folder: Path, driver: Path | None = None) -> PreparedDriver:
 
 
 def _wanted(asked: dict[str, Any]) -> Wanted:
-    paths = {
-        name: Path(asked[name])
-        for name in ("driver", "models", "beside", "keypoints", "mask")
-        if asked[name] is not None
-    }
+    paths = {name: Path(asked[name]) for name in PATHS if asked[name] is not None}
     near = None if asked["near"] is None else tuple(asked["near"])
     return Wanted(**{**asked, **paths, "near": near})

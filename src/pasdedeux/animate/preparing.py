@@ -154,7 +154,7 @@ def _look_through(work: _Work, folder: Path) -> None:
     work.warnings += _doubts(keypoints)
     for name in (POINTS, Path(POINTS).stem + ".json"):
         save_keypoints(folder / name, keypoints, work.source.fps)
-    work.notes += work.source.notes
+    work.notes += [f"{work.wanted.driver.name}: {note}" for note in work.source.notes]
     write_record(folder, work.wanted, _record(work, found))
     _judge(work, folder)
     for path in folder.glob(f"{PART}*"):

@@ -6,7 +6,7 @@ Frames leave as they are made: `write` hands each straight to the video file, `r
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -74,6 +74,10 @@ class Rehearsed:
     def settings(self) -> Settings:
         """What was settled."""
         return self.rehearsal.settings
+
+    def noted(self, notes: tuple[str, ...]) -> Self:
+        """The same with more notes."""
+        return replace(self, rehearsal=replace(self.rehearsal, notes=self.rehearsal.notes + notes))
 
 
 class Stopwatch:
@@ -173,7 +177,7 @@ class Engine:
         ready, pictures = self._rehearse(job, on_event), Previews(wanted=previews)
         settings, sound = ready.settings, (ready.rehearsal.audio, ready.rehearsal.audio_start)
         with VideoWriter(Path(path), settings.fps, settings.size, *sound, _metadata(job)) as video:
-            report = self._perform(ready, video, on_event, stop, pictures)
+            report = self._perform(ready.noted(video.notes), video, on_event, stop, pictures)
         return report, pictures.taken()
 
     def _rehearse(self, job: Job, on_event: OnEvent | None) -> Rehearsed:

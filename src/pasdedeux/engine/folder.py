@@ -12,7 +12,7 @@ import numpy as np
 
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.animate.outputs import written_whole
-from pasdedeux.animate.prepared import MASK, OVERLAY, PEOPLE, POINTS, RECORD, PreparedDriver
+from pasdedeux.animate.prepared import MASK, OVERLAY, PEOPLE, POINTS, RECORD, PreparedDriver, copy_record
 from pasdedeux.animate.preprocess.detect import unknown_character
 from pasdedeux.animate.wan_folder import write_wan_folder
 from pasdedeux.checkpoints.families import FAMILIES
@@ -85,9 +85,10 @@ def _size(job: Job, driver: Size) -> Size:
 
 def _copied(found: PreparedDriver, folder: Path) -> list[Path]:
     """What was found, beside what was drawn; the record last, since it says that the folder is whole."""
-    made = [folder / name for name in (*KEPT, RECORD) if (found.folder / name).is_file()]
+    made = [folder / name for name in KEPT if (found.folder / name).is_file()]
     for path in made:
         if path.parent.resolve() != found.folder.resolve():
             with written_whole(path) as part:
                 shutil.copyfile(found.folder / path.name, part)
-    return made
+    copy_record(found, folder)
+    return [*made, folder / RECORD]

@@ -2,7 +2,7 @@
 
 import torch
 
-from pasdedeux.animate.condition.duet import DuetStage, Scene, draw_planes, driver_scene, still_scene
+from pasdedeux.animate.condition.duet import DuetStage, Scene, driver_scene, sketch, still_scene
 from pasdedeux.animate.inputs import InputError, Keypoints, Performance
 from pasdedeux.animate.preprocess.placement import in_place, known, unfitted
 from pasdedeux.animate.preprocess.retarget import retarget
@@ -16,7 +16,7 @@ def set_up(
     cast: Cast, mode: str, codec: PatchCodec, dtype: torch.dtype, experts: tuple[DuetTransformer, ...]
 ) -> DuetStage:
     """The built-in pair's stage of a job. Raises InputError where replace mode lacks the performer's pictures."""
-    planes = draw_planes(cast.character, fitted(cast, mode)[0], scene_of(cast, mode))
+    planes = sketch(cast.character, fitted(cast, mode)[0], scene_of(cast, mode))
     return DuetStage(planes=planes, codec=codec, dtype=dtype, experts=experts)
 
 

@@ -173,3 +173,41 @@ def test_a_driver_that_changed_since_is_found_out(prepared, kit, tmp_path):
         driver.write_bytes(kept)
     assert ended.exit_code == 2
     assert "has changed since" in ended.stderr
+
+
+def test_a_driver_may_be_named_from_where_one_is_and_move(kit, tmp_path, monkeypatch):
+    film, more = made(CASES["two_frames"], kit)
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        shutil.copy(film, tmp_path / place / "film.mp4")
+        monkeypatch.chdir(tmp_path / place)
+        words = ["prepare", "film.mp4", *more, "-o", "folder", "--fps", "12", "--size", "64x64"]
+        assert CliRunner().invoke(app, words).exit_code == 0
+    (tmp_path / "here/film.mp4").unlink()
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["animate", "puppet:7", "there/folder", "-o", "out.mp4", *SIZE])
+    assert ended.exit_code == 0, ended.stderr
+
+
+def test_a_record_that_was_spoilt_is_one_sentence(prepared, tmp_path):
+    record = json.loads((prepared / "prepared.json").read_text())
+    spoilt = [
+        {},
+        [1],
+        {**record, "version": 99},
+        {**record, "fps": "x"},
+        {**record, "frames": 3},
+        {**record, "asked": 0},
+    ]
+    folder = tmp_path / "folder"
+    for content in spoilt:
+        shutil.copytree(prepared, folder, dirs_exist_ok=True)
+        (folder / "prepared.json").write_text(json.dumps(content))
+        ended = CliRunner().invoke(app, ["animate", "puppet:7", str(folder), "-o", str(tmp_path / "out.mp4"), *SIZE])
+        assert ended.exit_code == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert "prepare" in ended.stderr
+    shutil.copy(prepared / "prepared.json", folder)
+    (folder / "mask.mp4").write_bytes((folder / "mask.mp4").read_bytes()[:400])
+    ended = CliRunner().invoke(app, ["animate", "puppet:7", str(folder), "-o", str(tmp_path / "out.mp4"), *SIZE])
+    assert ended.exit_code == 2

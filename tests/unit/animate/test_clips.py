@@ -17,7 +17,9 @@ from PIL import Image
 from pasdedeux.animate.clips import Drawn, Fitted, VideoClip
 from pasdedeux.animate.images import letterbox_of
 from pasdedeux.animate.inputs import InputError
-from pasdedeux.animate.video import Reel, probe, read_video, to_bt709
+from pasdedeux.animate.pixels import to_bt709
+from pasdedeux.animate.reel import Reel
+from pasdedeux.animate.video import probe, read_video
 
 BITS = 8
 SIZE = (64, 48)

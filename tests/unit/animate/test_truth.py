@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pasdedeux.animate.condition.duet import DuetStage, draw_planes, driver_scene, still_scene, video_tensor
+from pasdedeux.animate.condition.duet import DuetStage, driver_scene, sketch, still_scene, video_tensor
 from pasdedeux.animate.condition.wan import Prompts, to_video
 from pasdedeux.animate.condition.wan_animate import AnimateStage
 from pasdedeux.animate.condition.wan_drivers import draw_drivers
@@ -179,9 +179,10 @@ def test_segments_of_the_built_in_pair_are_cut_from_what_is_drawn_at_once(perfor
         scene = driver_scene(performance.frames, performance.mask)
     else:
         scene = still_scene(character)
-    planes = draw_planes(character, fitted, scene)
+    sketches = sketch(character, fitted, scene)
+    planes = sketches.frames(range(FRAMES))
     at_once = np.concatenate([planes.scene, planes.carried, planes.pose, planes.face], axis=-1)
-    stage = DuetStage(planes=planes, codec=codec, dtype=torch.float32)
+    stage = DuetStage(planes=sketches, codec=codec, dtype=torch.float32)
     handed = None
     for index in SEGMENTS:
         inputs = stage.condition(index, handed).cond.inputs

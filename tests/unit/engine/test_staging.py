@@ -73,4 +73,4 @@ def test_replace_mode_needs_pictures(character: CharacterImage) -> None:
     seen = Cast(character=character, performance=Performance(keypoints=performed(1, (0.5, 0.5)), fps=12))
     with pytest.raises(InputError, match="only its keypoints"):
         scene_of(seen, "replace")
-    assert scene_of(seen, "animate").picture.shape == (1, 128, 128, 3)
+    assert scene_of(seen, "animate").at(0).shape == (128, 128, 4)

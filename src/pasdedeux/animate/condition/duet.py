@@ -7,7 +7,7 @@ edge; a plane says where. Training draws its planes with these functions too.
 Axes: T frames, H W pixels, F latent frames, h w latents.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from pasdedeux.animate.clips import Drawn
 from pasdedeux.animate.condition.carry import Parts, carry, take_apart, torso_length
 from pasdedeux.animate.inputs import CharacterImage, Clip, Keypoints
 from pasdedeux.animate.perform import SegmentCondition
@@ -36,12 +37,15 @@ SHADOW = 3
 """Latents around the figure within which its shadow may fall."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Where it plays: filled pictures [T or 1, H, W, 3] and their holes [T or 1, H, W] (255 = filled in)."""
+    """Where it plays: a clip [T or 1, H, W, 4] of filled pictures and their holes (255 = filled in)."""
 
-    picture: Bytes
-    hole: Bytes
+    place: Clip
+
+    def at(self, frame: int) -> Bytes:
+        """[H, W, 4] of one frame; a place that keeps still is the same in all."""
+        return self.place[[frame if len(self.place) > 1 else 0]][0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +60,6 @@ class Planes:
     pose: Bytes
     face: Bytes
     reference: Bytes
-
-    def frames(self, index: list[int]) -> "Planes":
-        """The frames of `index`, in that order."""
-        scene, carried, pose, face = (a[index] for a in (self.scene, self.carried, self.pose, self.face))
-        return Planes(scene=scene, carried=carried, pose=pose, face=face, reference=self.reference)
 
 
 def fill(picture: Bytes, mask: Bytes) -> tuple[Bytes, Bytes]:
@@ -85,14 +84,12 @@ def fill(picture: Bytes, mask: Bytes) -> tuple[Bytes, Bytes]:
 
 def still_scene(character: CharacterImage) -> Scene:
     """Animate mode: the character's own picture, with the character taken out."""
-    picture, hole = fill(character.image, character.mask)
-    return Scene(picture=picture[None], hole=hole[None])
+    return Scene(np.dstack(fill(character.image, character.mask))[None])
 
 
 def driver_scene(frames: Clip, mask: Clip) -> Scene:
     """Replace mode: the driver's frames [T, H, W, 3] with the performer's mask [T, H, W] taken out."""
-    filled = [fill(frames[[i]][0], mask[[i]][0]) for i in range(len(frames))]
-    return Scene(picture=np.stack([p for p, _ in filled]), hole=np.stack([h for _, h in filled]))
+    return Scene(Drawn(len(frames), lambda i: np.dstack(fill(frames[[i]][0], mask[[i]][0]))))
 
 
 def reference_planes(character: CharacterImage) -> Bytes:
@@ -108,23 +105,48 @@ def character_parts(character: CharacterImage) -> Parts:
     return take_apart(character.image, character.mask, k.body[0], k.face[0])
 
 
-def draw_planes(character: CharacterImage, performance: Keypoints, scene: Scene) -> Planes:
-    """Every plane of a performance that is already in the character's proportions and the output's size."""
-    parts, count = character_parts(character), len(performance.body)
-    scale = stature(performance) / stature(character.keypoints)
-    poses = zip(performance.body, performance.hands, performance.face, strict=True)
-    drawn = [
-        (draw_skeleton(b, h, performance.size), draw_face(f, performance.size), carry(parts, b, f, scale))
-        for b, h, f in poses
-    ]
-    place = np.concatenate([scene.picture, scene.hole[..., None]], axis=-1)
-    return Planes(
-        scene=np.broadcast_to(place, (count, *place.shape[1:])),
-        carried=np.stack([d[2] for d in drawn]),
-        pose=np.stack([d[0] for d in drawn]),
-        face=np.stack([d[1] for d in drawn]),
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sketches:
+    """Planes of a performance that is in the character's proportions and the output's size, drawn when asked for.
+
+    scale: the performance's figure over the character's.
+    """
+
+    parts: Parts
+    reference: Bytes
+    performance: Keypoints
+    scene: Scene
+    scale: float
+
+    def __len__(self) -> int:
+        return len(self.performance)
+
+    def frames(self, index: Sequence[int]) -> Planes:
+        """The planes of these frames."""
+        p, size = self.performance, self.performance.size
+        return Planes(
+            scene=np.stack([self.scene.at(i) for i in index]),
+            carried=np.stack([carry(self.parts, p.body[i], p.face[i], self.scale) for i in index]),
+            pose=np.stack([draw_skeleton(p.body[i], p.hands[i], size) for i in index]),
+            face=np.stack([draw_face(p.face[i], size) for i in index]),
+            reference=self.reference,
+        )
+
+
+def sketch(character: CharacterImage, performance: Keypoints, scene: Scene) -> Sketches:
+    """A performance that is already in the character's proportions and the output's size, ready to be drawn."""
+    return Sketches(
+        parts=character_parts(character),
         reference=reference_planes(character),
+        performance=performance,
+        scene=scene,
+        scale=stature(performance) / stature(character.keypoints),
     )
+
+
+def draw_planes(character: CharacterImage, performance: Keypoints, scene: Scene) -> Planes:
+    """Every plane of a performance, in all of its frames."""
+    return sketch(character, performance, scene).frames(range(len(performance)))
 
 
 def stature(keypoints: Keypoints) -> float:
@@ -226,7 +248,7 @@ class DuetStage:
     A segment is prepared for all `experts` as it is conditioned, so that a step costs the same whoever takes it.
     """
 
-    planes: Planes
+    planes: Sketches
     codec: PatchCodec
     dtype: torch.dtype
     experts: tuple[DuetTransformer, ...] = ()
@@ -234,7 +256,7 @@ class DuetStage:
     @property
     def frames(self) -> int:
         """Length of the performance."""
-        return len(self.planes.pose)
+        return len(self.planes)
 
     @torch.no_grad()
     def condition(self, index: list[int], handed: Bytes | None) -> SegmentCondition:

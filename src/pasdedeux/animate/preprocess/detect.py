@@ -43,10 +43,10 @@ def detect_character(
 
 
 def _box(image: Bytes, wanted: Wanted, name: str) -> tuple[Box | None, tuple[str, ...]]:
-    """Where somebody is; None where nobody is to look for that."""
+    """Where somebody is; the whole picture where nobody is to look for that."""
     finder = open_finder(wanted.finder, wanted.models, wanted.beside)
     if finder is None:
-        return None, ()
+        return (0.0, 0.0, float(image.shape[1]), float(image.shape[0])), ()
     found = survey([image], finder, 1.0)
     if not found.people:
         raise InputError(f"{name}: no person was found; {HELP}.")
