@@ -20,7 +20,7 @@ from pasdedeux.engine.events import OnEvent, Watched
 from pasdedeux.engine.job import Job, parse_size, puppet_seed
 from pasdedeux.engine.settings import Size, on_grid, shaped_as
 from pasdedeux.engine.sources import Cast, find_character, find_driver
-from pasdedeux.engine.wan_stages import drivers_of, shape_of
+from pasdedeux.engine.wan_stages import drivers_of, shape_of, size_of
 
 FAMILY = "wan2.2-animate-14b"
 AREA, GRID = 1280 * 720, (16, 16)
@@ -48,13 +48,13 @@ def write_folder(job: Job, folder: Path, tell: OnEvent) -> Folder:
         raise InputError("A skeleton is drawn already: give it to animate.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give the name of a folder.")
-    family = FAMILIES[FAMILY]
-    found = find_driver(Path(job.driver), job.preparation, job.fps or family.fps, job.frames, tell)
-    size = _size(job, found.source.size)
+    family, driver, size = FAMILIES[FAMILY], Path(job.driver), _size(job, Path(job.driver))
+    # The character first: a fault there is found in a second, a driver takes minutes.
     if job.character is None:
         character, said = unknown_character(np.zeros((size[1], size[0], 3), np.uint8)), ()
     else:
         character, said = find_character(job.character, size, "black", job.preparation, posed=False)
+    found = find_driver(driver, job.preparation, job.fps or family.fps, job.frames, tell)
     cast = Cast(character=character, performance=found.performance(size), retarget=job.preparation.retarget)
     drivers = drivers_of(cast, job, family)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +76,11 @@ def write_folder(job: Job, folder: Path, tell: OnEvent) -> Folder:
     )
 
 
-def _size(job: Job, driver: Size) -> Size:
+def _size(job: Job, driver: Path) -> Size:
     """The job's, else Wan-Animate's area in the shape of the scene: the character's picture, or the driver's."""
     if job.size is not None:
         return on_grid(parse_size(job.size), GRID)
-    return shaped_as(shape_of(job) or driver, AREA, GRID)
+    return shaped_as(shape_of(job) or size_of(driver), AREA, GRID)
 
 
 def _copied(found: PreparedDriver, folder: Path) -> list[Path]:

@@ -51,11 +51,12 @@ def cast(job: Job, settings: Settings, tell: OnEvent, margins: Margins = "edge",
     a character whose pose cannot be found is of no use.
     """
     asked, beside = job.preparation, folder_of(job.model)
-    performance, said = find_performance(job.driver or DEFAULT_DRIVER, settings, asked, tell, beside)
+    # The character first: a fault there is found in a second, a driver takes minutes.
     character, notes = find_character(
         job.character or DEFAULT_CHARACTER, settings.size, margins, asked, beside=beside, posed=posed
     )
-    return Cast(character=character, performance=performance, notes=said + notes, retarget=asked.retarget)
+    performance, said = find_performance(job.driver or DEFAULT_DRIVER, settings, asked, tell, beside)
+    return Cast(character=character, performance=performance, notes=notes + said, retarget=asked.retarget)
 
 
 def find_character(

@@ -56,15 +56,19 @@ def shape_of(job: Job) -> Size | None:
     source = job.driver if job.mode == "replace" else job.image if job.mode == GENERATE else job.character
     if source is None or puppet_seed(source) is not None:
         return None
-    path = Path(source)
-    if is_prepared(path):
-        width, height = read_record(path)["size"]
-        return width, height
     if job.mode == "replace":
-        with VideoClip(path, most=1) as clip:
-            return clip.size
-    height, width = load_image(path).image.shape[:2]
+        return size_of(Path(source))
+    height, width = load_image(Path(source)).image.shape[:2]
     return width, height
+
+
+def size_of(driver: Path) -> Size:
+    """(width, height) of a driver's own pictures. Raises InputError."""
+    if is_prepared(driver):
+        width, height = read_record(driver)["size"]
+        return width, height
+    with VideoClip(driver, most=1) as clip:
+        return clip.size
 
 
 def as_prepared(job: Job, settings: Settings) -> Settings:

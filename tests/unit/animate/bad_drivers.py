@@ -385,7 +385,7 @@ def sequence_with_a_gap(kit: Kit, at: Path) -> Made:
     return _sequence(at, [kit.frames[i] for i in numbers], numbers)
 
 
-@warned("size", range(6), flaw="pictures of other sizes are scaled without a word")
+@warned("other size", range(6), flaw="pictures of other sizes are scaled without a word")
 def sequence_of_sizes(kit: Kit, at: Path) -> Made:
     sizes = [SIZE, SIZE, (320, 240), SIZE, (200, 150), SIZE]
     return _sequence(at, [cv2.resize(kit.frames[i], sizes[i]) for i in range(6)], range(6))
