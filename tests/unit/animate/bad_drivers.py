@@ -76,7 +76,7 @@ def yuv444(kit: Kit, at: Path) -> Made:
     return film(at.with_suffix(".mp4"), kit.frames, pix="yuv444p", options={"qp": "4"})
 
 
-@warned("interlaced", levels=20)
+@warned("half-pictures were joined", levels=20)
 def interlaced(kit: Kit, at: Path) -> Made:
     return film(at.with_suffix(".mp4"), kit.frames, options={"qp": "6", "x264-params": "tff=1:bframes=0"})
 
@@ -317,7 +317,7 @@ def corrupt_middle(kit: Kit, at: Path) -> Made:
     return path
 
 
-@refused("empty (0 bytes)")
+@refused("(0 bytes)")
 def empty(kit: Kit, at: Path) -> Made:
     at.with_suffix(".mp4").touch()
     return at.with_suffix(".mp4")

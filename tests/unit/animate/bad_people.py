@@ -92,7 +92,7 @@ def tiny_person(kit: Kit, at: Path) -> Made:
     return _real(kit, at, pictures)
 
 
-@warned("dark", None, real=True)
+@warned("brightened", None, real=True)
 def dark(kit: Kit, at: Path) -> Made:
     return _real(kit, at, [(frame * 0.06).astype(np.uint8) for frame in kit.man[:6]])
 
