@@ -21,6 +21,7 @@ __all__ = ["Clip", "Drawn", "Fitted", "VideoClip"]
 Bytes: TypeAlias = NDArray[np.uint8]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 PICTURE_RATE = 25.0  # pictures a second of a sequence, where none is asked for
 NUMBERED = re.compile(r"%0?(\d*)d")
 
@@ -202,6 +203,7 @@ class _Sequence:
         self.files, self.fps = files, PICTURE_RATE if fps is None else fps
         self.end = len(files) / self.fps
         self._broken: dict[int, str] = {}
+        self._resized: set[int] = set()
         self._shown: tuple[int, Bytes] | None = None
         self.size: tuple[int, int] = (0, 0)
         first = self.picture(0)
@@ -211,10 +213,14 @@ class _Sequence:
     @property
     def notes(self) -> tuple[str, ...]:
         broken = f"{len(self._broken)} of its pictures could not be read and repeat the one before"
+        resized = f"{len(self._resized)} of its pictures are of other sizes and were brought to that of the first"
+        missing = gaps(self.files)
         return (
             f"its {len(self.files)} pictures were taken as {self.fps:g} frames a second",
             *self._first_notes,
+            *((f"its numbers have gaps: {missing} are missing",) if missing else ()),
             *((f"{broken} ({next(iter(self._broken.values()))})",) if self._broken else ()),
+            *((resized,) if self._resized else ()),
         )
 
     def sampled(self, fps: float, start: float, end: float) -> NDArray[np.int64]:
@@ -245,14 +251,30 @@ class _Sequence:
             raise InputError(
                 f"{self.files[number]} is {width}x{height} pixels; at most {MOST_SIDE} a side can be used."
             )
-        return picture if self.size in ((0, 0), (width, height)) else letterbox(picture, self.size)[0]
+        if self.size in ((0, 0), (width, height)):
+            return picture
+        self._resized.add(number)
+        return letterbox(picture, self.size)[0]
 
     def close(self) -> None:
         self._shown = None
 
 
+def gaps(files: Sequence[Path]) -> int:
+    """How many numbers are missing among files whose names differ by their last number alone; 0 where they do not."""
+    parts = [_parts(file.name.removesuffix(file.suffix)) for file in files]
+    places = [max((i for i, part in enumerate(own) if part.isdigit()), default=-1) for own in parts]
+    stems = {tuple(part for i, part in enumerate(own) if i != place) for own, place in zip(parts, places, strict=True)}
+    if len(stems) != 1 or -1 in places:
+        return 0
+    numbers = {int(own[place]) for own, place in zip(parts, places, strict=True)}
+    return max(numbers) - min(numbers) + 1 - len(numbers)
+
+
 def _in_folder(folder: Path) -> list[Path]:
-    """Its pictures, 2 before 10."""
+    """Its pictures, 2 before 10. Raises InputError for a folder that holds videos: pictures beside them are others'."""
+    if any(file.suffix.lower() in VIDEOS for file in folder.iterdir()):
+        raise InputError(f"{folder} holds videos; name one of them, or a folder of pictures.")
     files = (file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith("."))
     return sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in _parts(file.name)])
 

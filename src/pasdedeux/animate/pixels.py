@@ -159,7 +159,7 @@ def _colorspace(frame: av.VideoFrame) -> int | None:
     if frame.colorspace != UNTAGGED or frame.format.is_rgb:
         return None
     if frame.color_trc in HDR_NAMES:
-        return Colorspace.BT2020
+        return Colorspace.ITU709 if frame.color_primaries == ColorPrimaries.BT709 else Colorspace.BT2020
     return Colorspace.ITU709 if frame.height >= HD_HEIGHT else Colorspace.ITU601
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import cv2
@@ -35,7 +36,7 @@ from pasdedeux.animate.prepared import (
 from pasdedeux.animate.prepared_cache import PreparedCache
 from pasdedeux.animate.preprocess.backends import open_finder, open_masker, open_pose
 from pasdedeux.animate.preprocess.detector import Box, Bytes, Masker, PersonFinder, PoseDetector, Sighting
-from pasdedeux.animate.preprocess.face_crops import LANDMARKS, face_crops
+from pasdedeux.animate.preprocess.face_crops import ENOUGH, LANDMARKS, face_crops
 from pasdedeux.animate.preprocess.given import given_keypoints, given_mask
 from pasdedeux.animate.preprocess.masks import Origin, Steady, mask_notes, steady
 from pasdedeux.animate.preprocess.overlay import Look, draw_look, numbered, save_picture
@@ -67,7 +68,11 @@ def prepare(wanted: Wanted, tell: Tell | None = None, cache: PreparedCache | Non
             cache.used(entry)
         else:
             part = cache.begun(entry)
-            _look_through(work, part)
+            try:
+                _look_through(work, part)
+            except InputError:
+                rmtree(part, ignore_errors=True)  # a run that was stopped goes on from it; one that cannot be does not
+                raise
             entry = cache.finished(part, entry)
     return load_prepared(entry, wanted.driver)
 
@@ -263,13 +268,14 @@ def _steady_masks(work: _Work, keypoints: Keypoints, masks: Clip | None, cuts: S
 def _doubts(keypoints: Keypoints) -> Iterator[str]:
     """What is to be said of points that are good and may be too few."""
     total = len(keypoints)
-    faces = (keypoints.face[:, :LANDMARKS, 2] >= SEEN).all(axis=1)
+    faces = (keypoints.face[:, :LANDMARKS, 2] >= SEEN).sum(axis=1) >= ENOUGH
     if not faces.any():
         yield "No face is seen, so no expression is taken over."
         return
     if (~faces).any():
         yield f"No whole face is seen in {int((~faces).sum())} of {total} frames."
-    width = float(np.median(np.ptp(keypoints.face[faces, :LANDMARKS, 0], axis=1)))
+    across = np.where(keypoints.face[..., 2] >= SEEN, keypoints.face[..., 0], np.nan)[faces, :LANDMARKS]
+    width = float(np.median(np.nanmax(across, axis=1) - np.nanmin(across, axis=1)))
     if width < SMALL_FACE:
         yield f"The face is {width:.0f} pixels wide; below {SMALL_FACE} little of its expression shows."
 

@@ -173,7 +173,8 @@ class Reel:
             if lost:
                 self.end = float(self.times[last + 1])
                 self.times = self.times[: last + 1]
-                return (f"it is damaged: reading stopped at {self.end:.2f} s, {lost} frames before its end",)
+                after = f"after {last + 1} of {max(count, last + 1 + lost)} frames"
+                return (f"it is damaged: reading stopped at {self.end:.2f} s, {after}",)
         if 0 < self._count < count:
             return (f"it is cut off: reading stopped at {self.end:.2f} s, after {self._count} of {count} frames",)
         if stated > 1.1 * self.end + 1 and (self._stream.duration or not self._container.streams.audio):

@@ -275,7 +275,7 @@ def music_with_cover(kit: Kit, at: Path) -> Made:
 # damage
 
 
-@warned("after 6 of 12 frames", None, flaw="of a file that is cut off and damaged, only the damage is said")
+@warned("after 6 of 12 frames", None)
 def cut_off(kit: Kit, at: Path) -> Made:
     options = {"g": "4", "bf": "0", "crf": "12"}
     path = film(at.with_suffix(".mp4"), kit.frames, container={"movflags": "faststart"}, options=options)
@@ -379,13 +379,13 @@ def _sequence(at: Path, pictures: Pictures, numbers: Sequence[int]) -> Path:
     return at
 
 
-@warned("missing", [0, 1, 2, 4, 5, 6], flaw="a number that is missing among pictures is not said")
+@warned("missing", [0, 1, 2, 4, 5, 6])
 def sequence_with_a_gap(kit: Kit, at: Path) -> Made:
     numbers = [0, 1, 2, 4, 5, 6]
     return _sequence(at, [kit.frames[i] for i in numbers], numbers)
 
 
-@warned("other size", range(6), flaw="pictures of other sizes are scaled without a word")
+@warned("other size", range(6))
 def sequence_of_sizes(kit: Kit, at: Path) -> Made:
     sizes = [SIZE, SIZE, (320, 240), SIZE, (200, 150), SIZE]
     return _sequence(at, [cv2.resize(kit.frames[i], sizes[i]) for i in range(6)], range(6))
@@ -401,7 +401,7 @@ def sequence_with_a_broken_one(kit: Kit, at: Path) -> Made:
 # what is given beside them
 
 
-@refused("points.npz", flaw="the sentence does not name the file")
+@refused("points.npz")
 def keypoints_with_nan(kit: Kit, at: Path) -> Made:
     return _with_points(kit, at, lambda arrays: arrays["body"].__setitem__((3, 2, 0), np.nan))
 

@@ -636,7 +636,7 @@ def test_a_damaged_end_is_left_away(tmp_path):
     (tmp_path / "b.mp4").write_bytes(data)
     with VideoClip(tmp_path / "b.mp4") as clip:
         assert numbers_of(clip.each()) == list(range(27))
-        assert clip.notes == ("it is damaged: reading stopped at 2.70 s, 13 frames before its end",)
+        assert clip.notes == ("it is damaged: reading stopped at 2.70 s, after 27 of 40 frames",)
 
 
 def test_a_damaged_start_shows_the_first_picture_there_is(tmp_path):
@@ -750,12 +750,23 @@ def test_a_folder_of_pictures_in_natural_order(tmp_path):
         assert pictures[5][:, :16].max() == 0
         assert number_of(pictures[5][:, 16:48]) == 12
         assert (clip.fps, clip.size, clip.has_audio, len(clip)) == (16, SIZE, False, 6)
-        assert clip.notes == ("its 6 pictures were taken as 16 frames a second",)
+        assert clip.notes == (
+            "its 6 pictures were taken as 16 frames a second",
+            "its numbers have gaps: 6 are missing",
+            "1 of its pictures are of other sizes and were brought to that of the first",
+        )
         assert np.array_equal(clip[[3, 0]], np.stack([pictures[3], pictures[0]]))
     with VideoClip(folder) as clip:
         assert (clip.fps, len(clip)) == (25, 6)
     with VideoClip(folder, fps=2, start=1, end=2.5) as clip:
         assert numbers_of(clip.each()) == [9, 10, 11]
+
+
+def test_a_folder_with_videos_is_no_sequence(tmp_path):
+    folder = pictures_in(tmp_path / "frames", {f"{i}.png": numbered(i) for i in range(3)})
+    (folder / "src_pose.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match="holds videos"):
+        VideoClip(folder)
 
 
 def test_a_pattern_and_a_broken_picture(tmp_path):

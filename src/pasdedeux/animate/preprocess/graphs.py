@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -146,6 +147,8 @@ class FinderGraph:
 
     def __init__(self, least: float) -> None:
         self._graph = _opened(FIND, params={FIND_THRESHOLD: least})
+        # The library's graph keeps its models, some 130 MB, where it is only forgotten.
+        self._end = weakref.finalize(self, self._graph.close)
         self.find(BLANK)
 
     def find(self, picture: Bytes) -> list[Found]:
@@ -160,7 +163,7 @@ class FinderGraph:
 
     def close(self) -> None:
         """Let go of the model."""
-        self._graph.close()
+        self._end()
 
 
 class LookerGraph:
@@ -170,6 +173,7 @@ class LookerGraph:
         sides = {"model_complexity": 1, "enable_segmentation": whole, "refine_face_landmarks": whole}
         text = POSE + FACE + REST if whole else POSE + FACE
         self._graph = _opened(text, sides=sides | ({"smooth_segmentation": True} if whole else {}))
+        self._end = weakref.finalize(self, self._graph.close)
         self.look(BLANK, Place(x=32, y=32, side=64))
 
     def look(self, picture: Bytes, place: Place) -> Look:
@@ -197,7 +201,7 @@ class LookerGraph:
 
     def close(self) -> None:
         """Let go of the models."""
-        self._graph.close()
+        self._end()
 
 
 def mediapipe() -> ModuleType:

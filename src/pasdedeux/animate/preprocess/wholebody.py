@@ -183,7 +183,10 @@ def _of_arrays(
     rate = fps if 0 < fps < 1000 else None
     if own is not None and {"body", "hands", "face"} <= arrays.keys():
         parts = {name: arrays[name] for name in ("body", "hands", "face")}
-        return Keypoints(**parts, size=(own[0], own[1]), view=view), rate
+        try:
+            return Keypoints(**parts, size=(own[0], own[1]), view=view), rate
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     people = replace(people_of_array(_with_scores(arrays, path), path), size=own)
     return _chosen(people, path, size, person), rate
 
