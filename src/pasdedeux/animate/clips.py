@@ -16,7 +16,7 @@ from pasdedeux.animate.inputs import Clip, InputError, Letterbox
 from pasdedeux.animate.opening import MOST_SIDE
 from pasdedeux.animate.reel import TOLERANCE, Reel
 
-__all__ = ["Clip", "Drawn", "Fitted", "VideoClip"]
+__all__ = ["Clip", "Drawn", "Fitted", "Joined", "VideoClip"]
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
@@ -38,6 +38,26 @@ class Drawn:
 
     def __getitem__(self, index: list[int], /) -> Bytes:
         return np.stack([self.draw(i) for i in index])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """Clips one after another as one."""
+
+    clips: Sequence[Clip]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.clips))
+
+    def __getitem__(self, index: list[int], /) -> Bytes:
+        return np.stack([self._picture(i) for i in index])
+
+    def _picture(self, i: int) -> Bytes:
+        for clip in self.clips:
+            if i < len(clip):
+                return clip[[i]][0]
+            i -= len(clip)
+        raise IndexError(f"There are {len(self)} pictures.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

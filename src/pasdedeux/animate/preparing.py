@@ -16,10 +16,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from pasdedeux.animate.clips import VideoClip
+from pasdedeux.animate.clips import Joined, VideoClip
 from pasdedeux.animate.inputs import Clip, InputError, Keypoints
+from pasdedeux.animate.judging import box_of, doubts, look_of, title_of
 from pasdedeux.animate.lossless import LosslessClip, LosslessWriter
 from pasdedeux.animate.outputs import written_whole
 from pasdedeux.animate.prepared import (
@@ -35,11 +35,10 @@ from pasdedeux.animate.prepared import (
 )
 from pasdedeux.animate.prepared_cache import PreparedCache
 from pasdedeux.animate.preprocess.backends import open_finder, open_masker, open_pose
-from pasdedeux.animate.preprocess.detector import Box, Bytes, Masker, PersonFinder, PoseDetector, Sighting
-from pasdedeux.animate.preprocess.face_crops import ENOUGH, LANDMARKS, face_crops
+from pasdedeux.animate.preprocess.detector import Bytes, Masker, PersonFinder, PoseDetector, Sighting
 from pasdedeux.animate.preprocess.given import given_keypoints, given_mask
 from pasdedeux.animate.preprocess.masks import Origin, Steady, mask_notes, steady
-from pasdedeux.animate.preprocess.overlay import Look, draw_look, numbered, save_picture
+from pasdedeux.animate.preprocess.overlay import draw_look, numbered, save_picture
 from pasdedeux.animate.preprocess.plausible import believe
 from pasdedeux.animate.preprocess.smooth import smooth
 from pasdedeux.animate.preprocess.tracking import Chosen, Survey, choose, survey
@@ -50,7 +49,6 @@ STRETCH, PART = 600, "part-"
 SURVEY_SIDE, MASK_SIDE = 1280, 1280  # pixels: finders look at parts of 224, and masks at parts of 256
 SEEN = 0.5
 NOSE, NECK = 0, 1
-SMALL_FACE = 64  # pixels across, in the driver: fewer show little of an expression
 HELP = "one real person, well lit, facing the camera and at least a quarter as tall as the picture, is found best"
 Tell = Callable[[str, int, int], None]
 """What is done (a few words), frame i (from 1) of n."""
@@ -156,7 +154,7 @@ def _look_through(work: _Work, folder: Path) -> None:
         keypoints, masks, cuts = _given(work), None, ()
     _check_found(keypoints, work.wanted.driver)
     _outline(work, keypoints, masks, cuts, folder)
-    work.warnings += _doubts(keypoints)
+    work.warnings += doubts(keypoints)
     for name in (POINTS, Path(POINTS).stem + ".json"):
         save_keypoints(folder / name, keypoints, work.source.fps)
     work.notes += [f"{work.wanted.driver.name}: {note}" for note in work.source.notes]
@@ -193,7 +191,7 @@ def _people(work: _Work, folder: Path) -> tuple[Survey | None, Chosen]:
         raise InputError(f"{work.wanted.driver}: no person was found in {where}; {HELP}.")
     scale = work.source.size[0] / size[0]
     if len(found.people) > 1:
-        here = [(one.number, _box(scale * one.boxes[found.best])) for one in found.people if one.seen[found.best]]
+        here = [(one.number, box_of(scale * one.boxes[found.best])) for one in found.people if one.seen[found.best]]
         with written_whole(folder / PEOPLE) as part:
             save_picture(part, numbered(work.source[[found.best]][0], here))
     chosen = choose(found, work.wanted.person, work.wanted.near)
@@ -265,21 +263,6 @@ def _steady_masks(work: _Work, keypoints: Keypoints, masks: Clip | None, cuts: S
     return steady(raw, keypoints.scaled(size), source.fps, cuts)
 
 
-def _doubts(keypoints: Keypoints) -> Iterator[str]:
-    """What is to be said of points that are good and may be too few."""
-    total = len(keypoints)
-    faces = (keypoints.face[:, :LANDMARKS, 2] >= SEEN).sum(axis=1) >= ENOUGH
-    if not faces.any():
-        yield "No face is seen, so no expression is taken over."
-        return
-    if (~faces).any():
-        yield f"No whole face is seen in {int((~faces).sum())} of {total} frames."
-    across = np.where(keypoints.face[..., 2] >= SEEN, keypoints.face[..., 0], np.nan)[faces, :LANDMARKS]
-    width = float(np.median(np.nanmax(across, axis=1) - np.nanmin(across, axis=1)))
-    if width < SMALL_FACE:
-        yield f"The face is {width:.0f} pixels wide; below {SMALL_FACE} little of its expression shows."
-
-
 def _judge(work: _Work, folder: Path) -> None:
     """The picture to judge all by."""
     prepared = load_prepared(folder, work.wanted.driver)
@@ -288,36 +271,6 @@ def _judge(work: _Work, folder: Path) -> None:
             save_picture(part, draw_look(look_of(prepared, title_of(work.wanted.driver, prepared))))
     finally:
         prepared.close()
-
-
-def look_of(prepared: PreparedDriver, title: str) -> Look:
-    """What the picture to judge by shows of a prepared driver."""
-    performance = prepared.performance()
-    crops = face_crops(performance)
-
-    def box(i: int) -> Box | None:
-        return _box(crops.boxes[i]) if crops.source[i] == i else None
-
-    return Look(
-        title=title,
-        keypoints=prepared.keypoints,
-        fps=prepared.fps,
-        picture=lambda i: prepared.source[[i]][0],
-        mask=lambda i: prepared.mask[[i]][0],
-        face=lambda i: crops[[i]][0],
-        box=box,
-        warnings=prepared.warnings,
-        notes=prepared.notes,
-    )
-
-
-def title_of(driver: Path, prepared: PreparedDriver) -> str:
-    """The driver in one line."""
-    width, height = prepared.source.size
-    count, people = len(prepared), prepared.record.get("people", 1)
-    frames = f"{count} frame{'' if count == 1 else 's'}, {count / prepared.fps:.1f} s at {prepared.fps:g} fps"
-    who = "one person" if people == 1 else f"person {prepared.record.get('person', 1)} of {people}"
-    return f"{driver.name}: {frames}, {width}x{height}, {who}"
 
 
 def _check_found(keypoints: Keypoints, driver: Path) -> None:
@@ -339,26 +292,6 @@ def _record(work: _Work, found: Survey | None) -> dict[str, Any]:
         "warnings": list(dict.fromkeys(work.warnings)),
         "notes": list(dict.fromkeys(work.notes)),
     }
-
-
-@dataclass(frozen=True, eq=False)
-class Joined:
-    """Clips one after another as one."""
-
-    clips: Sequence[Clip]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.clips))
-
-    def __getitem__(self, index: list[int], /) -> NDArray[np.uint8]:
-        return np.stack([self._picture(i) for i in index])
-
-    def _picture(self, i: int) -> NDArray[np.uint8]:
-        for clip in self.clips:
-            if i < len(clip):
-                return clip[[i]][0]
-            i -= len(clip)
-        raise IndexError(f"There are {len(self)} pictures.")
 
 
 def _part(folder: Path, start: int, kind: str) -> Path:
@@ -383,11 +316,6 @@ def _shrunk(picture: Bytes, size: tuple[int, int]) -> Bytes:
 
 def _shrunk_mask(mask: Bytes, size: tuple[int, int]) -> Bytes:
     return np.where(_shrunk(mask, size) >= 128, np.uint8(255), np.uint8(0))
-
-
-def _box(box: NDArray[Any]) -> Box:
-    left, top, right, bottom = (float(side) for side in box)
-    return left, top, right, bottom
 
 
 def _silent(what: str, done: int, total: int) -> None:
