@@ -54,7 +54,7 @@ def check_task(job: Job, family: Family) -> None:
 def shape_of(job: Job) -> Size | None:
     """(width, height) of the picture whose shape the clip should have: the scene's; None where it is drawn to fit."""
     source = job.driver if job.mode == "replace" else job.image if job.mode == GENERATE else job.character
-    if source is None or puppet_seed(source) is not None:
+    if source is None or puppet_seed(source) is not None or wan_folder_of(job) is not None:
         return None
     if job.mode == "replace":
         return size_of(Path(source))
