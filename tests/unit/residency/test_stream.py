@@ -1,6 +1,7 @@
 """Streamed is resident to the bit, in the memory of its slots, and leaves nothing behind however it ends."""
 
 import gc
+import signal
 import threading
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Sequence
@@ -348,6 +349,15 @@ def test_no_memory_for_the_slots_leaves_nothing(case, monkeypatch):
     assert traces_of(model) == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_the_host_waits_for_a_disk_ends_the_run(case):
     model, source, planned = ready(case)
 
