@@ -35,7 +35,7 @@ from pasdedeux.animate.prepared import (
 )
 from pasdedeux.animate.prepared_cache import PreparedCache
 from pasdedeux.animate.preprocess.backends import open_finder, open_masker, open_pose
-from pasdedeux.animate.preprocess.detector import Bytes, Masker, PersonFinder, PoseDetector, Sighting
+from pasdedeux.animate.preprocess.detector import HELP, Bytes, Masker, PersonFinder, PoseDetector, Sighting
 from pasdedeux.animate.preprocess.given import given_keypoints, given_mask
 from pasdedeux.animate.preprocess.masks import Origin, Steady, mask_notes, steady
 from pasdedeux.animate.preprocess.overlay import draw_look, numbered, save_picture
@@ -49,7 +49,6 @@ STRETCH, PART = 600, "part-"
 SURVEY_SIDE, MASK_SIDE = 1280, 1280  # pixels: finders look at parts of 224, and masks at parts of 256
 SEEN = 0.5
 NOSE, NECK = 0, 1
-HELP = "one real person, well lit, facing the camera and at least a quarter as tall as the picture, is found best"
 Tell = Callable[[str, int, int], None]
 """What is done (a few words), frame i (from 1) of n."""
 

@@ -7,13 +7,12 @@ import numpy as np
 from pasdedeux.animate.inputs import BODY_POINTS, FACE_POINTS, HAND_POINTS, CharacterImage, InputError, Keypoints
 from pasdedeux.animate.prepared import Wanted
 from pasdedeux.animate.preprocess.backends import open_finder, open_masker, open_pose
-from pasdedeux.animate.preprocess.detector import Box, Bytes
+from pasdedeux.animate.preprocess.detector import HELP, Box, Bytes
 from pasdedeux.animate.preprocess.given import given_keypoints
 from pasdedeux.animate.preprocess.tracking import choose, survey
 
 SEEN = 0.5
 NOSE, NECK = 0, 1
-HELP = "one real person, well lit, facing the camera and at least a quarter as tall as the picture, is found best"
 
 
 def detect_character(

@@ -19,6 +19,9 @@ from pasdedeux.animate.inputs import Keypoints
 Bytes: TypeAlias = NDArray[np.uint8]
 Box: TypeAlias = tuple[float, float, float, float]
 
+HELP = "one real person, well lit, facing the camera and at least a quarter as tall as the picture, is found best"
+"""What to do where nobody is found."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
@@ -71,24 +74,4 @@ class Masker(Protocol):
 
     def masks(self, frames: Iterable[Bytes], keypoints: Keypoints) -> Iterator[Bytes]:
         """One uint8 [H, W] per frame, 255 on the person; keypoints are in the frames' pixels."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Detected:
-    """Keypoints of T frames (confidence 0 where nothing was seen) and mask uint8 [T, H, W], 255 on the
-    person.
-    """
-
-    keypoints: Keypoints
-    mask: np.ndarray
-
-
-class Detector(Protocol):
-    """Whatever finds one person in consecutive frames."""
-
-    def detect(self, frames: Iterable[np.ndarray], fps: float) -> Detected:
-        """frames: at least one, uint8 [H, W, 3] RGB, all of one size; fps tells how far apart in time they
-        are.
-        """
         ...
