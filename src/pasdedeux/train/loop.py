@@ -235,4 +235,4 @@ def save_whole(state: dict[str, Any], path: Path) -> None:
     # torch tells a full disk as a RuntimeError of its writer.
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise SaveError(f"The checkpoint {path} could not be written ({error}); the last one is kept.") from error
+        raise SaveError(f"The checkpoint {path} could not be written ({error}); the last one is kept") from error

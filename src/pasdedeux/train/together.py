@@ -8,7 +8,7 @@ That is also why one file per expert is a whole checkpoint, however a run ended.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +159,7 @@ class SetTrainer:
         clock = Clock(self.turns.save_every)
         for pupil in group:
             pupil.trainer.place(device if len(group) == 1 else "cpu")
-        while not stop() and (pupil := furthest_behind(group)) is not None:
+        while (pupil := furthest_behind(group)) is not None and not stop():
             for other in group:
                 if other is not pupil:
                     other.trainer.place("cpu")
@@ -169,7 +169,7 @@ class SetTrainer:
 
     def _block(self, pupil: Pupil, group: Sequence[Pupil], clock: "Clock", watch: Watch, stop: Stop) -> None:
         until = min((pupil.step // self.turns.block + 1) * self.turns.block, pupil.steps)
-        for progress in pupil.trainer.run(pupil.clips, until):
+        for progress in named(pupil.name, pupil.trainer.run(pupil.clips, until)):
             watch(pupil, progress, pupil.look())
             if clock.struck():
                 self.save(group)
@@ -180,6 +180,14 @@ class SetTrainer:
         """Write what has changed."""
         for pupil in group:
             pupil.save(self.path(pupil))
+
+
+def named(name: str, steps: Iterator[Progress]) -> Iterator[Progress]:
+    """The same steps, whose fault says which expert's it is."""
+    try:
+        yield from steps
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{name}: {error}") from error
 
 
 class Clock:
