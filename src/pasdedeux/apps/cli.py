@@ -439,6 +439,70 @@ def train_pair(
         run_training(folder, options, typer.echo)
 
 
+@train_app.command("lora")
+def train_lora(
+    data: Annotated[Path, typer.Option(help="A folder of clips with captions, or a .jsonl or .toml list of them.")],
+    out: Annotated[Path, typer.Option(help="Holds checkpoints, cache, log and, in the end, the LoRA files.")],
+    model: Annotated[str, typer.Option(help='"builtin", or a folder of weights.')] = "builtin",
+    steps: Annotated[str, typer.Option(help="Of each expert, or high:300,low:600.")] = "1000",
+    rank: Annotated[str, typer.Option(help="One, or high:16,low:8.")] = "16",
+    alpha: Annotated[str | None, typer.Option(help="One, or one for each expert; default: the rank.")] = None,
+    targets: Annotated[
+        str, typer.Option(help="attention, feedforward, pose, face, all, or patterns of layer names; by commas.")
+    ] = "attention",
+    rate: Annotated[str, typer.Option(help="Learning rate, or one for each expert.")] = "1e-4",
+    experts: Annotated[str | None, typer.Option(help="Only these: high, low.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips a step.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Most frames of a clip (1 + 4k).")] = None,
+    size: o.Size = None,
+    held: Annotated[int, typer.Option(help="Clips at the list's end that judge and are not learnt from.")] = 0,
+    patience: Annotated[int, typer.Option(help="Checks without gain after which an expert stops; 0: never.")] = 0,
+    sticky: Annotated[int, typer.Option(help="Steps of an expert's turn.")] = 50,
+    seed: Annotated[int, typer.Option(help="Decides data order, weights and noise.")] = 0,
+    mode: Annotated[str, typer.Option(help="animate or replace, for models that follow a driver.")] = "animate",
+    even: Annotated[
+        bool, typer.Option("--even", help="The built-in pair: the place counts as much as the figure.")
+    ] = False,
+    drop: Annotated[float, typer.Option(help="Share of steps without words.")] = 0.1,
+    dtype: o.Dtype = "bfloat16",
+    device: o.Device = None,
+    form: Annotated[str, typer.Option(help="comfyui, kohya or diffusers.")] = "comfyui",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
+) -> None:
+    """Tune a model's experts by a LoRA each. A run that was stopped goes on where it was."""
+    with user_faults():
+        from pasdedeux.apps.tuning import LoraOptions, tune
+
+        options = LoraOptions(
+            model=model,
+            data=data,
+            out=out,
+            steps=steps,
+            rank=rank,
+            alpha=alpha,
+            targets=targets,
+            rate=rate,
+            experts=experts,
+            batch=batch,
+            frames=frames,
+            size=size,
+            held=held,
+            patience=patience,
+            sticky=sticky,
+            seed=seed,
+            mode=mode,
+            even=even,
+            drop=drop,
+            dtype=dtype,
+            device=device,
+            form=form,
+            strict=strict,
+            dry_run=dry_run,
+        )
+        tune(options, typer.echo)
+
+
 @app.command()
 def evaluate(
     folder: Annotated[
