@@ -414,29 +414,60 @@ def models_get(
 
 @train_app.command("pair")
 def train_pair(
-    folder: Annotated[Path, typer.Option(help="Holds clips, checkpoints and, in the end, the model.")],
+    folder: Annotated[Path, typer.Option(help="Holds clips, checkpoints, the log and, in the end, the model.")],
     clips: Annotated[int | None, typer.Option(help="Training clips to film.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the trunk.")] = None,
     branch_steps: Annotated[int | None, typer.Option(help="Steps of each expert after the trunk.")] = None,
+    experts: Annotated[
+        int | None, typer.Option(help="How many, on bands of equal probability; default: a pair.")
+    ] = None,
+    handoff: Annotated[str | None, typer.Option(help="Their bounds: a sigma, or snr:VALUE; several by commas.")] = None,
+    share: Annotated[
+        str, typer.Option(help="Steps per expert: equal, or by the density of its noise levels.")
+    ] = "equal",
+    block: Annotated[int, typer.Option(help="Steps of an expert before the next one's turn.")] = 50,
+    early_stop: Annotated[
+        int, typer.Option(help="End an expert after so many held-out losses without a better one; 0: never.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Decides data order, weights and noise.")] = 0,
     processes: Annotated[int, typer.Option(help="Processes that film.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    devices: Annotated[
+        str | None, typer.Option(help="Train experts at the same time, one on each: cuda:0,cuda:1.")
+    ] = None,
+    preview_minutes: Annotated[float | None, typer.Option(help="Sample a picture every so many minutes.")] = None,
     dense: Annotated[bool, typer.Option(help="Also train one dense model with the same total compute.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained, and what it would take.")
+    ] = False,
 ) -> None:
-    """Train a pair from nothing. A run that was stopped goes on where it was."""
-    with user_faults():
-        from pasdedeux.apps.training import PairOptions, run_training
+    """Train a pair from nothing.
 
-        options = PairOptions(
+    A run that was stopped goes on where it was, bit for bit.
+    """
+    with user_faults():
+        from pasdedeux.apps import training
+
+        options = training.PairOptions(
             clips=clips,
             steps=steps,
             branch_steps=branch_steps,
+            experts=experts,
+            handoff=handoff,
+            share=share,
+            block=block,
+            early_stop=early_stop,
             seed=seed,
             processes=processes,
             device=device,
+            devices=tuple(devices.split(",")) if devices else (),
+            preview_minutes=preview_minutes,
             dense=dense,
         )
-        run_training(folder, options, typer.echo)
+        if dry_run:
+            training.dry_run(folder, options, typer.echo)
+        else:
+            training.run_training(folder, options, typer.echo)
 
 
 @train_app.command("lora")
@@ -516,13 +547,23 @@ def evaluate(
     strip: Annotated[
         Path | None, typer.Option(help="Write a picture: this .png, a few clips by every arm beside the truth.")
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Only measure each expert at all noise levels, for the best handoff."),
+    ] = False,
     device: o.Device = None,
 ) -> None:
     """Judge a model on held-out clips.
 
-    Beside its experts alone and swapped, and beside simple baselines.
+    Beside its experts alone and swapped, and beside simple baselines. With --calibrate: where the experts' held-out
+    losses cross, as JSON and as a .png beside it.
     """
     with user_faults():
+        if calibrate:
+            from pasdedeux.apps.calibrating import write_calibration
+
+            write_calibration(folder, out, typer.echo, count=count, device=device)
+            return
         from pasdedeux.apps.evaluating import EvaluationOptions, write_evaluation
 
         options = EvaluationOptions(count=count, mode=mode, exact=exact, batch=batch, device=device)

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pasdedeux.denoise import Handoff, shift_sigma
+from pasdedeux.denoise import Handoff, log_snr, shift_sigma
 
 
 class Levels(Protocol):
@@ -152,6 +152,12 @@ def shared_out(total: int, parts: Sequence[float]) -> tuple[int, ...]:
         gaps = [more * (e - s) if s + more >= 1 else float("-inf") for e, s in zip(exact, steps, strict=True)]
         steps[gaps.index(max(gaps))] += more
     return tuple(steps)
+
+
+def described(levels: Levels) -> str:
+    """ "0.9000 to 1.0000   -inf to -4.39": the ends of an expert's levels in sigma and in log-SNR."""
+    low, high = (round(float(sigma), 4) for sigma in levels.at(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+    return f"{low:.4f} to {high:.4f}  {log_snr(high):>6.2f} to {log_snr(low):>5.2f}"
 
 
 def _least(bound: float) -> float:

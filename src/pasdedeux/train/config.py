@@ -7,7 +7,7 @@ from pathlib import Path
 from pasdedeux.denoise import Handoff
 from pasdedeux.models.codec import CodecConfig
 from pasdedeux.models.duet import DuetConfig
-from pasdedeux.train.bands import Levels, bands, shared_out, shares
+from pasdedeux.train.bands import Levels, bands, equal_bounds, shared_out, shares
 from pasdedeux.train.codec import PainterConfig
 from pasdedeux.train.loop import TrainConfig
 
@@ -74,6 +74,18 @@ class Work:
 def names(handoff: Handoff) -> tuple[str, ...]:
     """What the experts are called: high and low for a pair, else by number from the noisiest."""
     return ("high", "low") if handoff.experts == 2 else tuple(f"expert{k}" for k in range(handoff.experts))
+
+
+def bounds_for(handoff: str | None, experts: int | None, default: PairConfig) -> tuple[float, ...]:
+    """Where experts hand over: as written, or so that each of so many owns as much of the density; else by default.
+
+    Raises ValueError for a handoff that is none.
+    """
+    if handoff is not None:
+        return Handoff.parse(handoff, Handoff(default.bounds)).bounds
+    if experts is not None and experts != len(default.bounds) + 1:
+        return equal_bounds(experts, default.shift)
+    return default.bounds
 
 
 def branches(config: PairConfig) -> dict[str, tuple[Levels, TrainConfig]]:

@@ -119,7 +119,7 @@ def train(pupils: Sequence[Pupil], work: Work, *, shown: Previews | None = None)
             work.report(f"{pupil.name}: resumed at step {pupil.step}/{pupil.steps}")
     with Logbook(work.folder) as log:
         log.note(began={pupil.name: pupil.step for pupil in pupils}, time=time.time())
-        every = work.preview_every or 600.0
+        every = 0.0 if work.preview_every is None else work.preview_every
         teller = Teller(pupils, work.report, log, folder=work.folder, previews=shown, preview_every=every)
         if not trainer.run(teller, work.stop):
             where = ", ".join(f"{pupil.name} stopped at step {pupil.step} of {pupil.steps}" for pupil in pupils)

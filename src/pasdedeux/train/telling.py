@@ -25,7 +25,7 @@ class Teller:
         *,
         folder: Path,
         previews: Previews | None = None,
-        preview_every: float = 600.0,
+        preview_every: float = 0.0,
     ) -> None:
         self._pupils, self._report, self._log, self._folder = pupils, report, log, folder
         self._previews, self._clock = previews, Clock(preview_every)
