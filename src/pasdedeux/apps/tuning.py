@@ -222,7 +222,10 @@ def _good(found: Sequence[object], strict: bool, say: Say) -> list[object]:
 
 
 def _duet_subject(folder: Path, options: LoraOptions, say: Say) -> DuetSubject:
-    manifest, frames = read_manifest(folder), options.frames or 5
+    manifest = read_manifest(folder)
+    frames = options.frames or 1 + manifest.codec.stride[0]
+    if frames < 1 + manifest.codec.stride[0]:
+        raise ValueError(f"frames is {frames}; this model learns from {1 + manifest.codec.stride[0]} or more.")
     clips = filmed(options.data)
     if not clips:
         dataset = read_dataset(options.data)

@@ -50,7 +50,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float = FPS) -> Path:
 @pytest.fixture(scope="session")
 def puppet() -> Clip:
     """A short take of a drawn figure, 64 pixels wide."""
-    return film(ClipSpec.from_seed(3, frames=9, size=64)).truth
+    return film(ClipSpec.from_seed(3, frames=17, size=64)).truth
 
 
 @pytest.fixture
