@@ -60,9 +60,7 @@ class Study:
     def owned(self, of: Sequence[Losses | None], bounds: Sequence[float]) -> list[Any]:
         """For each bin the losses of the expert that owns it: by its middle, in u."""
         edges = self.edges
-        middles = [
-            float(np.interp((b + 0.5) / (len(edges) - 1), np.linspace(0, 1, len(edges)), edges)) for b in bins(edges)
-        ]
+        middles = np.interp(np.arange(len(edges) - 1) + 0.5, np.arange(len(edges)), edges)
         return [of[sum(middle < bound for bound in bounds)] for middle in middles]
 
     def scores(self, seed: int, sample: Sample, figure: str) -> Losses | None:

@@ -8,8 +8,8 @@ from pasdedeux.models.duet import DuetConfig
 from pasdedeux.train.bands import Band, Levels, Scattered, bands, equal_bounds, whole
 
 SHIFT = 3.0
-"""Flow shift of training and sampling. At 12, which the built-in pair has, the noisy latents of these small pictures show
-less than 2 % of what is to be found on three quarters of the levels: experts could not differ there."""
+"""Flow shift of training and sampling. At 12, which the built-in pair has, the noisy latents of these small pictures
+show less than 2 % of what is to be found on three quarters of the levels: experts could not differ there."""
 CELLS = 32
 """Into how many cells of equal probability the noise levels are cut, for experts on random ones."""
 

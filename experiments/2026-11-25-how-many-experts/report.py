@@ -28,6 +28,12 @@ SAME_TOTAL = {"two": "one, 2T", "three": "one, 3T", "five": "one, 5T", "two, ran
 """What an arm of budget B has had as many steps as."""
 
 
+def base_of(group: str, name: str) -> str:
+    """What an arm is compared with: in budget B one expert of as many steps as all of the arm's together."""
+    own = SAME_TOTAL.get(name) if group == GROUPS.equal_each else None
+    return own or BASE.get(group, "")
+
+
 def told(figure: Figure, digits: int, *, sign: bool = False) -> str:
     """ "+0.012 ± 0.003"."""
     number = f"{figure.mean:{'+' if sign else ''}.{digits}f}"
@@ -49,7 +55,7 @@ def loss_rows(study: Study, group: str) -> tuple[list[list[str]], list[dict[str,
     own = {arm.name: arm for arm in arms(study.size) if arm.group == group}
     rows, records = [], []
     for name, arm in own.items():
-        base = own.get(SAME_TOTAL.get(name, BASE.get(group, "")) if group == GROUPS.equal_each else BASE.get(group, ""))
+        base = own.get(base_of(group, name))
         if not (seeds := seeds_of(study, arm)):
             continue
         per_clip = [study.arm(seed, arm).mean(1) for seed in seeds]  # type: ignore[union-attr]
@@ -63,10 +69,8 @@ def loss_rows(study: Study, group: str) -> tuple[list[list[str]], list[dict[str,
         loss = mean(per_clip)
         cells = [name, f"{each:.2f} of {whole:.2f} M", f"{arm.budget:g} T", str(len(seeds))]
         rows.append([*cells, told(loss, 4), against, told(velocity, 3)])
-        records.append(
-            {"arm": name, "group": group, "seeds": len(seeds), "loss": asdict(loss), "velocity": asdict(velocity)}
-            | {"gap": gap and asdict(gap), "base": base and base.name}
-        )
+        record = {"arm": name, "group": group, "base": base and base.name, "seeds": len(seeds)}
+        records.append({**record, "loss": asdict(loss), "velocity": asdict(velocity), "gap": gap and asdict(gap)})
     return rows, records
 
 
@@ -75,7 +79,7 @@ def score_rows(study: Study, group: str) -> tuple[list[list[str]], list[dict[str
     own = {arm.name: arm for arm in arms(study.size) if arm.group == group}
     rows, records = [], []
     for name, arm in own.items():
-        base = own.get(SAME_TOTAL.get(name, BASE.get(group, "")) if group == GROUPS.equal_each else BASE.get(group, ""))
+        base = own.get(base_of(group, name))
         cells, record = [], {}
         for figure in FIGURES:
             found = sampled(study, arm, figure)
