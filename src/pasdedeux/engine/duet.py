@@ -1,12 +1,14 @@
 """The built-in pair, and folders like it, as an engine's model: experts on their device, the codec beside them."""
 
+import glob
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pasdedeux.animate.condition.duet import DuetStage, denoiser
 from pasdedeux.checkpoints.folder import ExpertFile, Manifest, load_codec, load_expert, read_manifest
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
 from pasdedeux.checkpoints.load import load_weights
-from pasdedeux.checkpoints.lora import fit_loras, merge, parse_lora, title_of
+from pasdedeux.checkpoints.lora import LoRAChoice, expert_of, fit_loras, merge, parse_lora, title_of
 from pasdedeux.denoise import Expert, ExpertSet, Handoff, schedule
 from pasdedeux.engine.events import OnEvent
 from pasdedeux.engine.job import GENERATE, Job
@@ -78,11 +80,12 @@ class DuetModel:
     def with_loras(self, loras: tuple[str, ...]) -> tuple[Experts, tuple[str, ...]]:
         """The experts with these LoRAs ("[high:|low:]FILE[@WEIGHT]") in their weights, and what came of them.
 
-        Those used last are kept. Raises ValueError where a file is none, or fits nowhere.
+        A name that is no file may be that of a pair of files beside the model. Those used last are kept. Raises
+        ValueError where a file is none, or fits nowhere.
         """
         if not loras:
             return self.experts, ()
-        choices = [parse_lora(text) for text in loras]
+        choices = [one for text in loras for one in beside(parse_lora(text), model_folder(self.name))]
         files = (loras, *(state_of(choice.path) for choice in choices))
         if self._tuned.files != files:
             folder, experts, notes = model_folder(self.name), list[DuetTransformer](), list[str]()
@@ -159,6 +162,18 @@ def defaults_of(manifest: Manifest) -> Defaults:
         size=manifest.size,
         grid=manifest.grid,
     )
+
+
+def beside(choice: LoRAChoice, folder: Path) -> tuple[LoRAChoice, ...]:
+    """The choice itself, or where it names no file, as "night", those in the folder that bear that name.
+
+    Each of these goes to the expert it says it is for; of a choice for one expert only that one's is meant.
+    """
+    name = choice.path.name
+    if choice.path.exists() or name != str(choice.path) or choice.path.suffix:
+        return (choice,)
+    named = (choice._replace(path=path) for path in sorted(folder.glob(f"{glob.escape(name)}_*_noise.safetensors")))
+    return tuple(one for one in named if choice.expert in (None, expert_of(one.path))) or (choice,)
 
 
 def refuse_text(job: Job, name: str) -> None:

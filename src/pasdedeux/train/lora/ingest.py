@@ -4,7 +4,6 @@ The rate is never changed by taking every n-th frame, so that nothing moves fast
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -16,7 +15,7 @@ from pasdedeux.animate.clips import Fitted, VideoClip
 from pasdedeux.animate.images import covering, letterbox_of
 from pasdedeux.animate.inputs import InputError
 from pasdedeux.animate.video import probe
-from pasdedeux.train.lora.dataset import DatasetError, Item
+from pasdedeux.train.lora.dataset import Item
 
 Bytes = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -127,22 +126,6 @@ def _read(item: Item, wish: Wish) -> Taken | Fault:
         frames = np.stack(list(each))
         broken = [note for note in clip.notes if "could not be" in note]
     return Fault(item=item, why=broken[0]) if broken else Taken(item=item, frames=frames)
-
-
-def sift(found: Iterable[Taken | Fault], *, strict: bool) -> tuple[list[Taken], list[Fault]]:
-    """Good clips and bad ones. Raises DatasetError with the first fault where all must be good, or none is."""
-    good: list[Taken] = []
-    bad: list[Fault] = []
-    for one in found:
-        if isinstance(one, Taken):
-            good.append(one)
-        elif strict:
-            raise DatasetError(f"{one}.")
-        else:
-            bad.append(one)
-    if not good:
-        raise DatasetError(f"No clip can be used. {bad[0] if bad else 'There are none'}.")
-    return good, bad
 
 
 def content(path: Path) -> str:

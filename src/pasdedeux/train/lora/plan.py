@@ -1,6 +1,6 @@
 """What a run would do, in lines, before it does it: which layers, which noise levels, how much memory and work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -67,16 +67,10 @@ def activations(subject: WanSubject) -> int:
     Within a block: six widths for self-attention, four for cross-attention, three and two inner widths for the feed-
     forward, most of them also in float32, which counts twice.
     """
-    config, size = subject.bundle.family.config, subject.dtype.itemsize
-    config = subject.bundle.experts[0].config
+    config, size = subject.bundle.experts[0].config, subject.dtype.itemsize
     block = subject.tokens * (13 * config.dim + 2 * config.ffn_dim) * (size + 4)
     stream = subject.tokens * config.dim * size * config.layers
     return stream + block if subject.checkpointing else block * config.layers
-
-
-def histogram_line(pupils: Sequence[Pupil]) -> dict[str, list[int]]:
-    """The noise levels drawn so far, counted in equal bins from 0 to 1, by expert."""
-    return {pupil.name: list(pupil.histogram) for pupil in pupils}
 
 
 def _mb(count: float) -> str:

@@ -1,6 +1,7 @@
 """Exports: each, read back, gives the same merged weights and the same clips; diffusers names what diffusers names."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,22 @@ def test_the_built_in_pair_takes_each_form(form: str, tiny: Path, changes: Train
     assert (plain.frames != mine.frames).any()
     assert np.abs(mine.frames.astype(int) - theirs.frames).max() <= 1
     assert (plain.frames == again.frames).all()
+
+
+def test_a_name_means_the_files_beside_the_model(tiny: Path, changes: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    shapes = open_safetensors(tiny / "high.safetensors").shapes
+    path = write_lora(folder / "night_high_noise.safetensors", changes, shapes)
+    job = {"frames": 5, "steps": 2}
+    with Engine.open(folder, device="cpu") as engine:
+        named = engine.run(Job.animate(**job, lora=("night",)))
+        given = engine.run(Job.animate(**job, lora=(str(path),)))
+        with pytest.raises(ValueError, match="dusk"):
+            engine.run(Job.animate(**job, lora=("dusk",)))
+        with pytest.raises(ValueError, match="night"):
+            engine.run(Job.animate(**job, lora=("low:night",)))
+    assert (named.frames == given.frames).all()
 
 
 def test_a_lora_of_another_model_is_refused_in_a_sentence(
