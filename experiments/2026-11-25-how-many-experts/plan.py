@@ -81,10 +81,10 @@ SIZES = {
     "gpu": Size(
         name="gpu",
         seeds=3,
-        steps=6000,
+        steps=3000,
         batch=16,
-        clips=12_000,
-        frames=25,
+        clips=6000,
+        frames=17,
         taken=9,
         size=128,
         model=DuetConfig(depth=6),
