@@ -18,6 +18,7 @@ from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.engine import checked_device
 from pasdedeux.engine.job import parse_size
 from pasdedeux.engine.model import BUILTIN, model_folder
+from pasdedeux.train.logbook import Logbook
 from pasdedeux.train.lora.cache import Cache
 from pasdedeux.train.lora.dataset import Dataset, DatasetError, read_dataset
 from pasdedeux.train.lora.duet import DuetSubject, open_duet
@@ -25,7 +26,6 @@ from pasdedeux.train.lora.files import FORMS, base_hash, trained, write_lora
 from pasdedeux.train.lora.filmed import draw, filmed, wish_of
 from pasdedeux.train.lora.ingest import Fault, Wish
 from pasdedeux.train.lora.layers import Shape
-from pasdedeux.train.lora.log import Log
 from pasdedeux.train.lora.plan import plan_lines
 from pasdedeux.train.lora.run import Course, Progress, Pupil, Run, Stopped, TrainingError, enrol
 from pasdedeux.train.lora.samples import Encoder, Sample
@@ -161,14 +161,16 @@ def _bases(folder: Path, duet: bool) -> tuple[tuple[str, ...], dict[str, Weights
 def _train(run: Run, bases: dict[str, Weights], options: LoraOptions, say: Say) -> None:
     telling = _Telling(run.pupils, say)
     try:
-        with Interrupt() as stop, Log(options.out) as log:
+        with Interrupt() as stop, Logbook(options.out) as log:
             stop.gentle, run.stop = True, stop
             try:
-                for progress in run.go():
-                    log.step(progress)
-                    telling.step(progress)
+                for p in run.go():
+                    log.step(p.expert, p.step, loss=p.loss, rate=p.rate, norm=p.norm, seconds=p.seconds, held=p.held)
+                    telling.step(p)
             finally:
-                log.histogram(run.pupils)
+                for pupil in run.pupils:
+                    band = [pupil.band.low, pupil.band.high]
+                    log.note(expert=pupil.name, upto=pupil.step, band=band, levels=pupil.histogram)
     except (Stopped, KeyboardInterrupt) as error:
         say(f"Stopped{f': {error}' if str(error) else ''}; the same command goes on from here.")
         raise typer.Exit(STOPPED) from error

@@ -51,8 +51,8 @@ class Trained:
 
 
 def trained(pupil: Pupil, differences: Mapping[str, Tensor], base: str, model: str) -> Trained:
-    """What a pupil has learnt so far: its average."""
-    values = iter(pupil.average)
+    """What a pupil has learnt so far."""
+    values = iter(pupil.learnt)
     layers = {
         name: Layer(down=next(values).clone(), up=next(values).clone(), alpha=branch.scale * branch.rank)
         for name, branch in pupil.branches.items()

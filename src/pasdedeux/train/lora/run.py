@@ -144,7 +144,10 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Pupil:
-    """One expert's training: its branches, their average, its optimiser, and how far it is."""
+    """One expert's training: its branches, their average, its optimiser, and how far it is.
+
+    kept: the average that was best on held-out lessons, if any were judged.
+    """
 
     name: str
     position: int
@@ -156,6 +159,7 @@ class Pupil:
     step: int = 0
     best: float = math.inf
     stale: int = 0
+    kept: list[Tensor] = field(default_factory=list)
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
 
     @property
@@ -205,8 +209,15 @@ class Pupil:
 
     def judged(self, loss: float) -> None:
         """Take note of a loss on held-out lessons."""
-        better = loss < self.best
-        self.best, self.stale = (loss, 0) if better else (self.best, self.stale + 1)
+        if loss < self.best:
+            self.best, self.stale, self.kept = loss, 0, [value.clone() for value in self.average]
+        else:
+            self.stale += 1
+
+    @property
+    def learnt(self) -> list[Tensor]:
+        """What is to be used of it: the average, or the best one where some were judged."""
+        return self.kept or self.average
 
     def state(self) -> dict[str, Any]:
         """All that going on needs."""
@@ -217,6 +228,7 @@ class Pupil:
             "step": self.step,
             "best": self.best,
             "stale": self.stale,
+            "kept": self.kept,
             "histogram": self.histogram,
             "layers": list(self.branches),
             "course": asdict(self.course),
@@ -234,7 +246,7 @@ class Pupil:
         _fill(self.average, state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
-        self.histogram = list(state["histogram"])
+        self.histogram, self.kept = list(state["histogram"]), list(state["kept"])
 
     def _same(self, key: str, kept: Any) -> bool:
         mine = list(self.branches) if key == "layers" else asdict(getattr(self, key))

@@ -214,10 +214,19 @@ def test_an_expert_stops_early_by_its_held_out_loss(subject: WanSubject, tmp_pat
     )
     course = replace(COURSE, steps=40, rate=1e-9, check_every=2, patience=2)
     run = run_of(subject, tmp_path, course)
+    first: dict[str, list[Tensor]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "judge", lambda self, pupil, module: 1.0)
-        last = {p.expert: p for p in run.go()}
+        last = {}
+        for p in run.go():
+            last[p.expert] = p
+            if p.step == 2:
+                pupil = next(one for one in run.pupils if one.name == p.expert)
+                first[p.expert] = [value.clone() for value in pupil.average]
     assert {name: (p.step, p.early) for name, p in last.items()} == {"high": (6, True), "low": (6, True)}
+    for one in run.pupils:  # what was best is kept, not what came last
+        assert all(map(torch.equal, one.learnt, first[one.name]))
+        assert not all(map(torch.equal, one.learnt, one.average))
 
 
 @pytest.mark.parametrize("dtype", ["fp8_scaled", "Q8_0"])
