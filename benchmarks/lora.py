@@ -18,7 +18,7 @@ from pathlib import Path
 
 DIM, HEADS, FFN, LAYERS, TEXT, WORDS = 512, 4, 2048, 6, 256, 512
 LATENT = (1, 16, 5, 32, 32)
-RANK, STEPS, ROUNDS = 8, 5, 4
+RANK, STEPS, ROUNDS = 8, 4, 3
 ARMS = ("ours", "ours, all kept", "diffusers + peft", "diffusers + peft, all kept")
 
 
