@@ -76,9 +76,11 @@ class Trainer:
     def __init__(self, model: DuetTransformer, codec: PatchCodec, levels: Levels, config: TrainConfig) -> None:
         self.config, self.levels, self.codec = config, levels, codec
         self.device = config.device
-        self.model = model.to(config.device, getattr(torch, config.dtype))
         self.names = [name for name, _ in model.named_parameters()]
-        self.masters = [p.detach().float().clone().requires_grad_() for p in model.parameters()]
+        # Before the model is rounded to the type it computes in.
+        whole = [p.detach().to(config.device, torch.float32, copy=True) for p in model.parameters()]
+        self.masters = [p.requires_grad_() for p in whole]
+        self.model = model.to(config.device, getattr(torch, config.dtype))
         self.average = [p.detach().clone() for p in self.masters]
         decayed = [p for p in self.masters if p.ndim > 1]
         plain = [p for p in self.masters if p.ndim <= 1]

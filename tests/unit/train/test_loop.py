@@ -99,3 +99,9 @@ def test_a_broken_clip_is_named(codec: PatchCodec, clips: list[Path], tmp_path: 
         broken.write_bytes(clips[0].read_bytes()[:keep])
         with pytest.raises(ValueError, match=r"0000001\.npy is broken .* delete it"):
             list(trainer(codec).run([broken]))
+
+
+def test_weights_are_not_rounded_to_the_type_that_computes(codec: PatchCodec) -> None:
+    whole, half = trainer(codec), trainer(codec, replace(RUN, dtype="bfloat16"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.masters, half.masters, strict=True))
+    assert next(half.model.parameters()).dtype == torch.bfloat16
