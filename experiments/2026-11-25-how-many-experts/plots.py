@@ -51,7 +51,8 @@ def levels(study: Study, figure: Figure) -> bool:
             if found := by_seed(study, arm):
                 axes.plot(places, np.mean(list(found.values()), 0), color=COLOURS[k % 9], label=arm.name, marker=".")
         axes.set_title(group, loc="left")
-        axes.legend(frameon=False, fontsize=7)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=7)
     panels[0].set_ylabel("held-out loss")
     return True
 
@@ -72,7 +73,8 @@ def gains(study: Study, figure: Figure) -> bool:
             for values in found.values():
                 axes.plot(places, values, color=COLOURS[k % 9], linewidth=0.5, alpha=0.5)
         axes.set_title(f"{group}: minus {base}", loc="left")
-        axes.legend(frameon=False, fontsize=7)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=7)
     panels[0].set_ylabel("held-out loss minus that of one expert")
     return True
 

@@ -59,7 +59,7 @@ def loss_rows(study: Study, group: str) -> tuple[list[list[str]], list[dict[str,
         if not (seeds := seeds_of(study, arm)):
             continue
         per_clip = [study.arm(seed, arm).mean(1) for seed in seeds]  # type: ignore[union-attr]
-        velocity = mean([study.arm(seed, arm, "velocity").mean(1) for seed in seeds])  # type: ignore[union-attr]
+        velocity = mean([study.arm(seed, arm, "velocity")[:, 1:].mean(1) for seed in seeds])  # type: ignore[union-attr]
         each, whole = study.parameters(arm)
         against, gap = "", None
         if base is not None and base.name != name and (both := seeds_of(study, arm, base)):
@@ -166,7 +166,7 @@ def text(study: Study) -> tuple[list[str], dict[str, Any]]:
     for group in dict.fromkeys(arm.group for arm in arms(study.size)):
         rows, losses = loss_rows(study, group)
         if rows:
-            head = ["arm", "parameters", "steps", "seeds", "held-out loss", "minus (which)", "velocity error"]
+            head = ["arm", "parameters", "steps", "seeds", "held-out loss", "minus (which)", "velocity error*"]
             lines += ["", f"**{group}**", "", *table(head, rows)]
             record["losses"] += losses
         rows, scores = score_rows(study, group)
@@ -174,6 +174,10 @@ def text(study: Study) -> tuple[list[str], dict[str, Any]]:
             head = ["arm", *(cell for name in FIGURES.values() for cell in (name, "minus"))]
             lines += ["", *table(head, rows)]
             record["scores"] += scores
+    lines += [
+        "",
+        "*without the cleanest bin, where an error of the picture is divided by a σ that may be next to nothing",
+    ]
     for count in (2, 3, 5):
         if matrix := swap_matrix(study, count):
             lines += ["", f"**Expert-swap matrix, {count} experts**", "", *matrix]
