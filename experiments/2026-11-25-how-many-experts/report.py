@@ -176,7 +176,7 @@ def text(study: Study) -> tuple[list[str], dict[str, Any]]:
             record["scores"] += scores
     lines += [
         "",
-        "*without the cleanest bin, where an error of the picture is divided by a σ that may be next to nothing",
+        "*without the cleanest bin, where errors are divided by a σ that may be next to 0",
     ]
     for count in (2, 3, 5):
         if matrix := swap_matrix(study, count):
