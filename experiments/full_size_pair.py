@@ -1,7 +1,7 @@
 """Train the built-in pair at full size on a GPU, a few minutes at a time.
 
 Give the same command again until it says that it is done; it goes on from the folder's clips and checkpoints. It needs
-torch, einops, safetensors, numpy and OpenCV only. See docs/gpu.md.
+torch, einops, safetensors, numpy, OpenCV, Pillow and PyAV only. See docs/gpu.md.
 """
 
 import argparse

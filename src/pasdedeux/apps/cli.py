@@ -414,29 +414,124 @@ def models_get(
 
 @train_app.command("pair")
 def train_pair(
-    folder: Annotated[Path, typer.Option(help="Holds clips, checkpoints and, in the end, the model.")],
+    folder: Annotated[Path, typer.Option(help="Holds clips, checkpoints, the log and, in the end, the model.")],
     clips: Annotated[int | None, typer.Option(help="Training clips to film.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the trunk.")] = None,
     branch_steps: Annotated[int | None, typer.Option(help="Steps of each expert after the trunk.")] = None,
+    experts: Annotated[
+        int | None, typer.Option(help="How many, on bands of equal probability; default: a pair.")
+    ] = None,
+    handoff: Annotated[str | None, typer.Option(help="Their bounds: a sigma, or snr:VALUE; several by commas.")] = None,
+    share: Annotated[
+        str, typer.Option(help="Steps per expert: equal, or by the density of its noise levels.")
+    ] = "equal",
+    block: Annotated[int, typer.Option(help="Steps of an expert before the next one's turn.")] = 50,
+    early_stop: Annotated[
+        int, typer.Option(help="End an expert after so many held-out losses without a better one; 0: never.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Decides data order, weights and noise.")] = 0,
     processes: Annotated[int, typer.Option(help="Processes that film.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    devices: Annotated[
+        str | None, typer.Option(help="Train experts at the same time, one on each: cuda:0,cuda:1.")
+    ] = None,
+    preview_minutes: Annotated[float | None, typer.Option(help="Sample a picture every so many minutes.")] = None,
     dense: Annotated[bool, typer.Option(help="Also train one dense model with the same total compute.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained, and what it would take.")
+    ] = False,
 ) -> None:
-    """Train a pair from nothing. A run that was stopped goes on where it was."""
-    with user_faults():
-        from pasdedeux.apps.training import PairOptions, run_training
+    """Train a pair from nothing.
 
-        options = PairOptions(
+    A run that was stopped goes on where it was, bit for bit.
+    """
+    with user_faults():
+        from pasdedeux.apps import training
+
+        options = training.PairOptions(
             clips=clips,
             steps=steps,
             branch_steps=branch_steps,
+            experts=experts,
+            handoff=handoff,
+            share=share,
+            block=block,
+            early_stop=early_stop,
             seed=seed,
             processes=processes,
             device=device,
+            devices=tuple(devices.split(",")) if devices else (),
+            preview_minutes=preview_minutes,
             dense=dense,
         )
-        run_training(folder, options, typer.echo)
+        if dry_run:
+            training.dry_run(folder, options, typer.echo)
+        else:
+            training.run_training(folder, options, typer.echo)
+
+
+@train_app.command("lora")
+def train_lora(
+    data: Annotated[Path, typer.Option(help="A folder of clips with captions, or a .jsonl or .toml list of them.")],
+    out: Annotated[Path, typer.Option(help="Holds checkpoints, cache, log and, in the end, the LoRA files.")],
+    model: Annotated[str, typer.Option(help='"builtin", or a folder of weights.')] = "builtin",
+    steps: Annotated[str, typer.Option(help="Of each expert, or high:300,low:600.")] = "1000",
+    rank: Annotated[str, typer.Option(help="One, or high:16,low:8.")] = "16",
+    alpha: Annotated[str | None, typer.Option(help="One, or one for each expert; default: the rank.")] = None,
+    targets: Annotated[
+        str, typer.Option(help="attention, feedforward, pose, face, all, or patterns of layer names; by commas.")
+    ] = "attention",
+    rate: Annotated[str, typer.Option(help="Learning rate, or one for each expert.")] = "1e-4",
+    experts: Annotated[str | None, typer.Option(help="Only these: high, low.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips a step.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Most frames of a clip (1 + 4k).")] = None,
+    size: o.Size = None,
+    held: Annotated[int, typer.Option(help="Clips at the list's end that judge and are not learnt from.")] = 0,
+    patience: Annotated[int, typer.Option(help="Checks without gain after which an expert stops; 0: never.")] = 0,
+    sticky: Annotated[int, typer.Option(help="Steps of an expert's turn.")] = 50,
+    seed: Annotated[int, typer.Option(help="Decides data order, weights and noise.")] = 0,
+    mode: Annotated[str, typer.Option(help="animate or replace, for models that follow a driver.")] = "animate",
+    even: Annotated[
+        bool, typer.Option("--even", help="The built-in pair: the place counts as much as the figure.")
+    ] = False,
+    drop: Annotated[float, typer.Option(help="Share of steps without words.")] = 0.1,
+    dtype: o.Dtype = "bfloat16",
+    device: o.Device = None,
+    form: Annotated[str, typer.Option(help="comfyui, kohya or diffusers.")] = "comfyui",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
+) -> None:
+    """Tune a model's experts by a LoRA each. A run that was stopped goes on where it was."""
+    with user_faults():
+        from pasdedeux.apps.tuning import LoraOptions, tune
+
+        options = LoraOptions(
+            model=model,
+            data=data,
+            out=out,
+            steps=steps,
+            rank=rank,
+            alpha=alpha,
+            targets=targets,
+            rate=rate,
+            experts=experts,
+            batch=batch,
+            frames=frames,
+            size=size,
+            held=held,
+            patience=patience,
+            sticky=sticky,
+            seed=seed,
+            mode=mode,
+            even=even,
+            drop=drop,
+            dtype=dtype,
+            device=device,
+            form=form,
+            strict=strict,
+            dry_run=dry_run,
+        )
+        tune(options, typer.echo)
 
 
 @app.command()
@@ -452,13 +547,23 @@ def evaluate(
     strip: Annotated[
         Path | None, typer.Option(help="Write a picture: this .png, a few clips by every arm beside the truth.")
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Only measure each expert at all noise levels, for the best handoff."),
+    ] = False,
     device: o.Device = None,
 ) -> None:
     """Judge a model on held-out clips.
 
-    Beside its experts alone and swapped, and beside simple baselines.
+    Beside its experts alone and swapped, and beside simple baselines. With --calibrate: where the experts' held-out
+    losses cross, as JSON and as a .png beside it.
     """
     with user_faults():
+        if calibrate:
+            from pasdedeux.apps.calibrating import write_calibration
+
+            write_calibration(folder, out, typer.echo, count=count, device=device)
+            return
         from pasdedeux.apps.evaluating import EvaluationOptions, write_evaluation
 
         options = EvaluationOptions(count=count, mode=mode, exact=exact, batch=batch, device=device)

@@ -63,7 +63,7 @@ class ExpertLoader:
         No expert is loaded. Raises ValueError where a file is none, or fits nowhere.
         """
         choices = [parse_lora(text) for text in loras]
-        files = tuple(_state(choice.path) for choice in choices)
+        files = tuple(state_of(choice.path) for choice in choices)
         if self._weights and (loras, files) == (self._loras, self._files):
             return self._notes
         models = {expert.name: expert.weights for expert in self.bundle.experts}
@@ -196,7 +196,7 @@ class ExpertLoader:
         return skeleton(self._build(position), merged.weights, dtype=self.dtype, beside=merged.beside)
 
 
-def _state(path: Path) -> tuple[str, int, int]:
+def state_of(path: Path) -> tuple[str, int, int]:
     """What tells whether a file is still the one that was read; one that is missing is for its reader to say."""
     if not path.is_file():
         return str(path), -1, -1

@@ -133,14 +133,22 @@ class StoredClip:
     attention: Bytes
 
 
+def opened(path: Path) -> Bytes:
+    """A stored array [T, H, W, c], mapped from its file. Raises ValueError where the file is broken."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"The clip {path} is broken ({error}); delete it, and it is filmed again.") from error
+
+
 def load(path: Path, start: int, frames: int) -> StoredClip:
-    """Frames [start, start + frames) of a stored clip."""
-    stack = np.array(np.load(path, mmap_mode="r")[start : start + frames])
+    """Frames [start, start + frames) of a stored clip. Raises ValueError where its files are broken."""
+    stack = np.array(opened(path)[start : start + frames])
     planes = Planes(
         scene=stack[..., :4],
         carried=stack[..., 4:8],
         pose=stack[..., 8:11],
         face=stack[..., 11:14],
-        reference=np.load(path.with_suffix(".ref.npy")),
+        reference=np.array(opened(path.with_suffix(".ref.npy"))),
     )
     return StoredClip(planes=planes, truth=stack[..., 14:17], attention=stack[..., 17])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pasdedeux.animate.condition.duet import composite, regions, video_tensor
 from pasdedeux.models.codec import PatchCodec, Projection
-from pasdedeux.train.clips import StoredClip, load
+from pasdedeux.train.clips import StoredClip, load, opened
 
 WEIGHTS = (1.0, 4.0, 8.0)
 """Loss weight of place, person and face, for attention 0, 128 and 255."""
@@ -31,7 +31,7 @@ def pixel_weights(attention: Tensor) -> Tensor:
 def batch(clips: list[Path], generator: np.random.Generator, count: int, frames: int) -> Iterator[StoredClip]:
     """`count` random stretches of stored clips."""
     for i in generator.integers(0, len(clips), count):
-        total = np.load(clips[i], mmap_mode="r").shape[0]
+        total = opened(clips[i]).shape[0]
         yield load(clips[i], int(generator.integers(0, total - frames + 1)), frames)
 
 
@@ -111,7 +111,7 @@ def quality(codec: PatchCodec, clips: list[Path]) -> float:
     """Mean PSNR in dB of whole clips through the codec and back."""
     scores = []
     for path in clips:
-        video = video_tensor(load(path, 0, np.load(path, mmap_mode="r").shape[0]).truth)
+        video = video_tensor(load(path, 0, opened(path).shape[0]).truth)
         error = (codec.decode(codec.encode(video)) - video).square().mean() / 4
         scores.append(-10 * torch.log10(error).item())
     return float(np.mean(scores))

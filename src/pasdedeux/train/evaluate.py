@@ -69,9 +69,18 @@ class Sampling:
     batch: int
 
 
-def exam(clip: int, codec: PatchCodec, mode: str, exact: bool, dtype: torch.dtype) -> Exam:
+def exam(
+    clip: int,
+    codec: PatchCodec,
+    mode: str,
+    exact: bool,
+    dtype: torch.dtype,
+    *,
+    frames: int = 25,
+    size: int = 128,
+) -> Exam:
     """Held-out clip number `clip` in `mode`; `exact` gives the character's true joints instead of retargeted ones."""
-    take = film(ClipSpec.from_seed(HELD_OUT + clip, mode=mode))
+    take = film(ClipSpec.from_seed(HELD_OUT + clip, frames=frames, size=size, mode=mode))
     points = keypoints(take.truth) if exact else prepared(take)
     planes = draw_planes(take.character, points, take.scene)
     with torch.no_grad():

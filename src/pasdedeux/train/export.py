@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from pasdedeux.checkpoints.folder import CODEC_FILE, MANIFEST, ExpertFile, Manifest, save_model
 from pasdedeux.denoise import Handoff
-from pasdedeux.train.pair import PairConfig, names
+from pasdedeux.train.config import PairConfig, names
 
 EXPORT = "model"
 

@@ -6,28 +6,28 @@ that computes is bfloat16 (or float32), refreshed from the masters at every step
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from pasdedeux.animate.condition.duet import Planes, segment_inputs, video_tensor
 from pasdedeux.models.codec import PatchCodec
-from pasdedeux.models.duet import TOUCHED, DuetInputs, DuetTransformer
-from pasdedeux.train.bands import Band
+from pasdedeux.models.duet import DuetTransformer
+from pasdedeux.train.bands import Levels
+from pasdedeux.train.batches import Batch, collate, cropped
 from pasdedeux.train.clips import StoredClip
 from pasdedeux.train.codec import batch as draw_clips
-from pasdedeux.train.codec import pixel_weights
-
-NEAR_ENOUGH = 0.1
-"""Distance of a token, in deviations of what is carried or filled in, below which its square is what counts."""
+from pasdedeux.train.drawn import Drawn
+from pasdedeux.train.losses import expert_loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,19 +57,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """Model inputs, clean latents [B, C, F, h, w] and loss weights per token [B, 1, F, h, w]."""
-
-    inputs: DuetInputs
-    clean: Tensor
-    weight: Tensor
-
-    def to(self, device: str) -> "Batch":
-        """The same batch on another device."""
-        return Batch(inputs=self.inputs.to(device), clean=self.clean.to(device), weight=self.weight.to(device))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """One finished step: its number, loss, the learning rate used and the gradient's norm."""
 
@@ -79,69 +66,21 @@ class Progress:
     norm: float
 
 
-def cropped(clip: StoredClip, width: int, grid: int) -> StoredClip:
-    """`width` columns of a clip around its person and its reference's, starting at a multiple of `grid`."""
-    interest = (clip.attention > 0).sum((0, 1)) / len(clip.attention) + (clip.planes.reference[..., 3] > 0).sum(0)
-    middle = float(np.average(np.arange(len(interest)), weights=interest + 1e-6))
-    start = int(np.clip(round((middle - width / 2) / grid) * grid, 0, len(interest) - width))
-    columns = slice(start, start + width)
-    p = clip.planes
-    scene, carried, pose, face = (a[:, :, columns] for a in (p.scene, p.carried, p.pose, p.face))
-    planes = Planes(scene=scene, carried=carried, pose=pose, face=face, reference=p.reference[:, columns].copy())
-    return StoredClip(planes=planes, truth=clip.truth[:, :, columns], attention=clip.attention[:, :, columns])
-
-
-def collate(clips: list[StoredClip], codec: PatchCodec, handed: list[int], dtype: torch.dtype) -> Batch:
-    """Clips of equal length to one batch; `handed` latent frames of each are given as known."""
-    truths = codec.encode(torch.cat([video_tensor(c.truth) for c in clips]))
-    inputs = [
-        segment_inputs(c.planes, codec, truths[i : i + 1, :, :n] if n else None, dtype)
-        for i, (c, n) in enumerate(zip(clips, handed, strict=True))
-    ]
-    joined = DuetInputs(
-        planes=torch.cat([x.planes for x in inputs]),
-        reference=torch.cat([x.reference for x in inputs]),
-        base=torch.cat([x.base for x in inputs]),
-        known=torch.cat([x.known for x in inputs]),
-        region=torch.cat([x.region for x in inputs]),
-    )
-    weight = token_weights(torch.from_numpy(np.stack([c.attention for c in clips])), codec)
-    return Batch(inputs=joined, clean=truths, weight=weight * (1 - joined.known.float()))
-
-
-def token_weights(attention: Tensor, codec: PatchCodec) -> Tensor:
-    """[B, T, H, W] attention bytes to mean loss weights [B, 1, F, h, w] of the latents that cover them."""
-    first, later = codec.patches(pixel_weights(attention)[:, None].expand(-1, 3, -1, -1, -1))
-    return rearrange(torch.cat([first.mean(-1), later.mean(-1)], dim=1), "B F h w -> B 1 F h w")
-
-
-def expert_loss(model: DuetTransformer, data: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Weighted mean pseudo-Huber distance of the network's output from its target at noise levels sigma [B].
-
-    The target is the clean residual around base in units of its deviation. Channels and regions weigh in by the square
-    of that deviation, so that the error counts in the latents' own units; tokens weigh in by what they show. A token
-    counts by its distance and no longer by its square where that is large (Charbonnier et al. 1994): what cannot be
-    known, such as the back of a head, does not drown what can.
-    """
-    level = sigma[:, None, None, None, None]
-    cond = model.prepare(data.inputs)
-    deviation = model.deviation(cond.region)
-    target = (data.clean - cond.base.float()) / deviation
-    _, raw = model.predict((1 - level) * data.clean + level * noise, sigma, cond)
-    importance = deviation.square() / model.spread[TOUCHED].float().square().mean()
-    square = ((raw - target).square() * importance).mean(1, keepdim=True)
-    per_token = (square + NEAR_ENOUGH**2).sqrt() - NEAR_ENOUGH
-    return (per_token * data.weight).sum() / data.weight.sum()
+class SaveError(OSError):
+    """A checkpoint could not be written; the one before it is as it was."""
 
 
 class Trainer:
     """The state of one expert's training, and its step."""
 
-    def __init__(self, model: DuetTransformer, codec: PatchCodec, band: Band, config: TrainConfig) -> None:
-        self.config, self.band, self.codec = config, band, codec
-        self.model = model.to(config.device, getattr(torch, config.dtype))
+    def __init__(self, model: DuetTransformer, codec: PatchCodec, levels: Levels, config: TrainConfig) -> None:
+        self.config, self.levels, self.codec = config, levels, codec
+        self.device = config.device
         self.names = [name for name, _ in model.named_parameters()]
-        self.masters = [p.detach().float().clone().requires_grad_() for p in model.parameters()]
+        # Before the model is rounded to the type it computes in.
+        whole = [p.detach().to(config.device, torch.float32, copy=True) for p in model.parameters()]
+        self.masters = [p.requires_grad_() for p in whole]
+        self.model = model.to(config.device, getattr(torch, config.dtype))
         self.average = [p.detach().clone() for p in self.masters]
         decayed = [p for p in self.masters if p.ndim > 1]
         plain = [p for p in self.masters if p.ndim <= 1]
@@ -149,6 +88,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             groups, lr=config.rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
         )
+        self.drawn = Drawn(levels.shift)
         self.step_number = 0
 
     def start_from(self, masters: list[Tensor]) -> None:
@@ -157,6 +97,21 @@ class Trainer:
             for own, average, given in zip(self.masters, self.average, masters, strict=True):
                 own.copy_(given)
                 average.copy_(given)
+
+    def place(self, device: str) -> None:
+        """Move weights, average and moments to a device; nothing is left behind, and no value changes."""
+        if device == self.device:
+            return
+        self.model.zero_grad(set_to_none=True)
+        self.model.to(device)
+        for tensors in (self.masters, self.average):
+            for tensor in tensors:
+                tensor.grad = None
+                tensor.data = tensor.data.to(device)
+        for moments in self.optimiser.state.values():
+            # The step counts stay where they are: AdamW keeps them on the processor.
+            moments |= {name: moments[name].to(device) for name in ("exp_avg", "exp_avg_sq")}
+        self.device = device
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -168,7 +123,7 @@ class Trainer:
         """The data, noise levels and noise of a step: a function of (seed, step) and the clips alone."""
         c = self.config
         chooser = np.random.default_rng([c.seed, step])
-        stretch = list(draw_clips(clips, chooser, c.batch, c.frames))
+        stretch: list[StoredClip] = list(draw_clips(clips, chooser, c.batch, c.frames))
         if c.window:
             stretch = [cropped(clip, c.window, self.codec.stride[2]) for clip in stretch]
         most = 1 + (c.frames - 1) // self.codec.stride[0]
@@ -176,37 +131,35 @@ class Trainer:
         handed = [min(n, most - 1) for n in handed]
         data = collate(stretch, self.codec, handed, getattr(torch, c.dtype))
         generator = torch.Generator().manual_seed(c.seed * 1_000_003 + step)
-        sigma = self.band.draw(c.batch, generator)
+        sigma = self.levels.draw(c.batch, generator)
         return data, sigma, torch.randn(data.clean.shape, generator=generator)
 
     def step(self, data: Batch, sigma: Tensor, noise: Tensor) -> Progress:
-        """One optimiser step. Raises FloatingPointError when the loss is not finite, before anything is changed."""
-        with torch.no_grad():
-            for p, master in zip(self.model.parameters(), self.masters, strict=True):
-                p.copy_(master)
-        device = self.config.device
-        loss = expert_loss(self.model, data.to(device), sigma.to(device), noise.to(device))
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step_number}")
+        """One optimiser step. FloatingPointError where loss or gradient is not finite, before anything is changed."""
+        self._compute_with(self.masters)
+        loss = expert_loss(self.model, data.to(self.device), sigma.to(self.device), noise.to(self.device))
+        self._finite("loss", loss.item())
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         for master, p in zip(self.masters, self.model.parameters(), strict=True):
             master.grad = torch.zeros_like(master) if p.grad is None else p.grad.float()
-        norm = nn.utils.clip_grad_norm_(self.masters, self.config.clip)
+        norm = float(nn.utils.clip_grad_norm_(self.masters, self.config.clip))
+        self._finite("gradient's norm", norm)
         rate = self.rate(self.step_number)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
+        self.drawn.add(sigma)
         self.step_number += 1
         decay = min(self.config.average, self.step_number / (self.step_number + 9))
         with torch.no_grad():
             for average, master in zip(self.average, self.masters, strict=True):
                 average.lerp_(master, 1 - decay)
-        return Progress(step=self.step_number, loss=loss.item(), rate=rate, norm=float(norm))
+        return Progress(step=self.step_number, loss=loss.item(), rate=rate, norm=norm)
 
-    def run(self, clips: list[Path]) -> Iterator[Progress]:
-        """Train to the configured number of steps; the next batches are read while this one computes."""
-        ahead = iter(range(self.step_number, self.config.steps))
+    def run(self, clips: list[Path], until: int | None = None) -> Iterator[Progress]:
+        """Train to step `until`, or to the configured end; the next batches are read while this one computes."""
+        ahead = iter(range(self.step_number, self.config.steps if until is None else until))
         with ThreadPoolExecutor(max_workers=self.config.readers) as pool:
             waiting = deque(pool.submit(self.batch_for, k, clips) for k in islice(ahead, self.config.readers))
             try:
@@ -218,7 +171,13 @@ class Trainer:
                 for job in waiting:
                     job.cancel()
 
-    def state(self) -> dict[str, object]:
+    @contextmanager
+    def averaged_model(self) -> Iterator[DuetTransformer]:
+        """The model with its averaged weights, in its own compute type; the next step takes the masters again."""
+        self._compute_with(self.average)
+        yield self.model
+
+    def state(self) -> dict[str, Any]:
         """Everything that resuming needs."""
         return {
             "masters": self.masters,
@@ -226,27 +185,56 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step_number,
             "config": asdict(self.config),
-            "band": asdict(self.band),
+            "band": asdict(self.levels),  # type: ignore[call-overload]
             "spread": self.model.spread.float(),
+            "drawn": self.drawn.state(),
         }
 
     def save(self, path: Path) -> None:
-        """Write the state so that an interrupted write loses nothing."""
-        partial = path.with_suffix(".partial")
-        torch.save(self.state(), partial)
-        partial.replace(path)
+        """Write the state so that an interrupted write loses nothing. Raises SaveError where it does not fit."""
+        save_whole(self.state(), path)
 
-    def restore(self, path: Path) -> None:
-        """Go on from a saved state."""
-        state = torch.load(path, weights_only=True)
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Go on from a saved state; gives it back, for what others keep in it."""
+        state = torch.load(path, weights_only=True, map_location="cpu")
         with torch.no_grad():
             for kept, given in ((self.masters, state["masters"]), (self.average, state["average"])):
                 for own, value in zip(kept, given, strict=True):
                     own.copy_(value)
         self.optimiser.load_state_dict(state["optimiser"])
         self.step_number = int(state["step"])
+        if "drawn" in state:
+            self.drawn.restore(state["drawn"])
+        return state
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights by name, float32, and the model's measured buffers."""
         weights = dict(zip(self.names, (a.clone() for a in self.average), strict=True))
         return weights | {"spread": self.model.spread.float().clone()}
+
+    def _compute_with(self, weights: list[Tensor]) -> None:
+        with torch.no_grad():
+            for p, given in zip(self.model.parameters(), weights, strict=True):
+                p.copy_(given)
+
+    def _finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the {what} is {value} at step {self.step_number}")
+
+
+def save_whole(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint beside its name, have it on the disk, and only then give it the name.
+
+    Raises SaveError where that fails; what was there before is then as it was.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    # torch tells a full disk as a RuntimeError of its writer.
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise SaveError(f"The checkpoint {path} could not be written ({error}); the last one is kept") from error

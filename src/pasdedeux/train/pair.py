@@ -1,79 +1,41 @@
 """The built-in pair from nothing: film clips, measure the codec, train a trunk, its experts and the painter.
 
-The trunk is trained over all noise levels. Each expert starts from it and goes on in its own band only; the dense
-baseline starts from it too and goes on over all levels, for as many steps as all experts together, so that the pair and
-the dense model have had the same total compute. Every stage leaves a file and is skipped when the file is complete;
-a stage that was stopped goes on from its checkpoint.
+The trunk is trained over all noise levels. Each expert starts from it and goes on in its own band only, all of them in
+one run (`together`); the dense baseline starts from it too and goes on over all levels, for as many steps as all
+experts together, so that the pair and the dense model have had the same total compute. Every stage leaves a file and is
+skipped when the file is complete; a stage that was stopped goes on from its checkpoint.
 """
 
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pasdedeux.denoise import Handoff
-from pasdedeux.models.codec import CodecConfig, PatchCodec
-from pasdedeux.models.duet import DuetConfig, DuetTransformer
-from pasdedeux.train.bands import Band, bands
+from pasdedeux.denoise import Handoff, schedule
+from pasdedeux.models.codec import PatchCodec
+from pasdedeux.models.duet import DuetTransformer
+from pasdedeux.train.bands import Levels, whole
 from pasdedeux.train.clips import ClipSpec, film, store
-from pasdedeux.train.codec import PainterConfig, measure, quality, residual_spread, train_painter
+from pasdedeux.train.codec import measure, quality, residual_spread, train_painter
+from pasdedeux.train.config import PairConfig, Paused, Work, branches, dense_run
+from pasdedeux.train.evaluate import Sampling
+from pasdedeux.train.heldout import HeldOut, band_loss, held_out
+from pasdedeux.train.logbook import Logbook
 from pasdedeux.train.loop import TrainConfig, Trainer
+from pasdedeux.train.previews import Previews, previews
+from pasdedeux.train.telling import Teller
+from pasdedeux.train.together import Patience, Pupil, SetTrainer, Turns
 
-Report = Callable[[str], None]
-SAVE_EVERY = 120.0
-"""Seconds between checkpoints."""
 JUDGED = 16
 """How many of the last clips judge the codec, which has not seen them."""
-
-
-class Paused(Exception):  # noqa: N818  (not an error: somebody asked)
-    """Training was stopped before its end, by request, and goes on from its checkpoint when it is called again."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairConfig:
-    """All of a training run. Steps of the branches are for each expert; the dense model gets their sum."""
-
-    seed: int = 0
-    clips: int = 2400
-    frames: int = 25
-    size: int = 128
-    shift: float = 12.0
-    bounds: tuple[float, ...] = (0.9,)
-    sampling_steps: int = 4
-    solver: str = "euler"
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    model: DuetConfig = field(default_factory=DuetConfig)
-    painter: PainterConfig = field(default_factory=PainterConfig)
-    trunk: TrainConfig = field(default_factory=TrainConfig)
-    branch: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1500, cooldown=1500, warmup=20))
-
-
-def _never() -> bool:
-    return False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """Where and how a configuration is carried out: `folder` holds clips, checkpoints and results."""
-
-    folder: Path
-    config: PairConfig
-    report: Report
-    processes: int = 2
-    stop: Callable[[], bool] = _never
-
-
-def names(handoff: Handoff) -> tuple[str, ...]:
-    """What the experts are called: high and low for a pair, else by number from the noisiest."""
-    return ("high", "low") if handoff.experts == 2 else tuple(f"expert{k}" for k in range(handoff.experts))
 
 
 def film_one(folder: Path, seed: int, frames: int, size: int) -> Path:
@@ -146,32 +108,22 @@ def make_model(config: PairConfig, spread: Tensor) -> DuetTransformer:
     return model
 
 
-def train(trainer: Trainer, path: Path, clips: list[Path], name: str, work: Work) -> None:
-    """Run a trainer to its end with checkpoints on the way. Raises Paused, after saving, when asked to stop."""
-    report = work.report
-    if path.exists():
-        trainer.restore(path)
-        report(f"{name}: resumed at step {trainer.step_number}/{trainer.config.steps}")
-    saved = shown = time.monotonic()
-    losses: list[float] = []
-    for progress in trainer.run(clips):
-        losses.append(progress.loss)
-        now = time.monotonic()
-        if progress.step % 50 == 0:
-            speed = len(losses) / (now - shown)
-            left = (trainer.config.steps - progress.step) / speed / 60
-            mean = sum(losses) / len(losses)
-            report(
-                f"{name}: step {progress.step}/{trainer.config.steps} loss {mean:.4f} rate {progress.rate:.1e} "
-                f"norm {progress.norm:.2f}, {speed * trainer.config.batch:.1f} clips/s, {left:.0f} min left"
-            )
-            losses, shown = [], now
-        if now - saved > SAVE_EVERY or work.stop():
-            trainer.save(path)
-            saved = now
-        if work.stop():
-            raise Paused(f"{name} stopped at step {progress.step} of {trainer.config.steps}")
-    trainer.save(path)
+def train(pupils: Sequence[Pupil], work: Work, *, shown: Previews | None = None) -> None:
+    """Train a set to its end, from its checkpoints on. Raises Paused, after saving, when asked to stop."""
+    devices = work.devices or (pupils[0].trainer.config.device,)
+    turns = Turns(block=work.block, devices=devices, save_every=work.save_every)
+    trainer = SetTrainer(pupils, work.folder, turns)
+    trainer.resume()
+    for pupil in pupils:
+        if pupil.step:
+            work.report(f"{pupil.name}: resumed at step {pupil.step}/{pupil.steps}")
+    with Logbook(work.folder) as log:
+        log.note(began={pupil.name: pupil.step for pupil in pupils}, time=time.time())
+        every = 0.0 if work.preview_every is None else work.preview_every
+        teller = Teller(pupils, work.report, log, folder=work.folder, previews=shown, preview_every=every)
+        if not trainer.run(teller, work.stop):
+            where = ", ".join(f"{pupil.name} stopped at step {pupil.step} of {pupil.steps}" for pupil in pupils)
+            raise Paused(where)
 
 
 def make_trunk(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
@@ -180,26 +132,77 @@ def make_trunk(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
     if not spread_file.exists():
         save_file({"spread": residual_spread(codec, clips, config.seed)}, spread_file)
     model = make_model(config, load_file(spread_file)["spread"])
-    band = Band(low=0.0, high=1.0, shift=config.shift)
-    train(Trainer(model, codec, band, config.trunk), work.folder / "trunk.pt", clips, "trunk", work)
+    train([Pupil("trunk", Trainer(model, codec, whole(config.shift), config.trunk), clips)], work)
 
 
-def make_branch(work: Work, codec: PatchCodec, clips: list[Path], name: str) -> None:
-    """Branch the trunk into the expert `name`, or into `dense`; writes its averaged weights unless they are there."""
-    config, handoff = work.config, Handoff(bounds=work.config.bounds)
-    if (work.folder / f"{name}.safetensors").exists():
+def make_experts(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
+    """Branch the trunk into the experts; writes their averaged weights unless they are there."""
+    plan = branches(work.config)
+    if all((work.folder / f"{name}.safetensors").exists() for name in plan):
         return
-    trunk = torch.load(work.folder / "trunk.pt", weights_only=True)
-    if name == "dense":
-        count, band = handoff.experts, Band(low=0.0, high=1.0, shift=config.shift)
-    else:
-        count, band = 1, dict(zip(names(handoff), bands(handoff, config.shift), strict=True))[name]
-    run = replace(config.branch, steps=count * config.branch.steps, cooldown=count * config.branch.cooldown)
-    run = replace(run, seed=config.branch.seed + 1 + ("dense", *names(handoff)).index(name))
-    trainer = Trainer(make_model(config, trunk["spread"]), codec, band, run)
+    trunk = torch.load(work.folder / "trunk.pt", weights_only=True, map_location="cpu")
+    patience = patience_of(work.config, codec)
+    pupils = [
+        Pupil(name, branch(work.config, trunk, codec, levels, run), clips, patience(levels) if patience else None)
+        for name, (levels, run) in plan.items()
+    ]
+    train(pupils, work, shown=previews_of(work, codec))
+    for pupil in pupils:
+        write_weights(work.folder, pupil)
+
+
+def make_dense(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
+    """Go on from the trunk over all noise levels; writes the averaged weights unless they are there."""
+    if (work.folder / "dense.safetensors").exists():
+        return
+    trunk = torch.load(work.folder / "trunk.pt", weights_only=True, map_location="cpu")
+    levels, run = whole(work.config.shift), dense_run(work.config)
+    pupil = Pupil("dense", branch(work.config, trunk, codec, levels, run), clips)
+    train([pupil], replace(work, devices=()))
+    write_weights(work.folder, pupil)
+
+
+def branch(config: PairConfig, trunk: dict[str, Any], codec: PatchCodec, levels: Levels, run: TrainConfig) -> Trainer:
+    """A trainer that starts from the trunk's averaged weights; it waits on the processor for its turn."""
+    trainer = Trainer(make_model(config, trunk["spread"]), codec, levels, replace(run, device="cpu"))
     trainer.start_from(trunk["average"])
-    train(trainer, work.folder / f"{name}.pt", clips, name, work)
-    save_file({k: v.contiguous().cpu() for k, v in trainer.averaged().items()}, work.folder / f"{name}.safetensors")
+    return trainer
+
+
+def write_weights(folder: Path, pupil: Pupil) -> None:
+    """An expert's averaged weights as `folder`/NAME.safetensors."""
+    path = folder / f"{pupil.name}.safetensors"
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous().cpu() for k, v in pupil.weights().items()}, partial)
+    partial.replace(path)
+
+
+def patience_of(config: PairConfig, codec: PatchCodec) -> Callable[[Levels], Patience] | None:
+    """How an expert of given levels is judged for an early stop, if one was asked for."""
+    if not config.patience:
+        return None
+    dtype = getattr(torch, config.branch.dtype)
+    held = held_out(codec, config.shift, count=config.judged, frames=9, size=config.size, dtype=dtype)
+
+    def patience(levels: Levels) -> Patience:
+        return Patience(judge=lambda t: judged(t, held, levels), every=config.judge_every, times=config.patience)
+
+    return patience
+
+
+def judged(trainer: Trainer, held: HeldOut, levels: Levels) -> float:
+    """The averaged weights' held-out loss in their own band."""
+    with trainer.averaged_model() as model:
+        return band_loss(model, held, levels)
+
+
+def previews_of(work: Work, codec: PatchCodec) -> Previews | None:
+    """What is sampled on the way, if it was asked for."""
+    c = work.config
+    if work.preview_every is None:
+        return None
+    how = Sampling(sigmas=schedule(c.sampling_steps, c.shift), solver=c.solver, batch=2)
+    return previews(codec, Handoff(c.bounds), how, getattr(torch, c.branch.dtype), size=c.size)
 
 
 def make_pair(work: Work, *, dense: bool) -> None:
@@ -210,8 +213,7 @@ def make_pair(work: Work, *, dense: bool) -> None:
     clips = film_clips(work)
     codec = make_projection(work, clips)
     make_trunk(work, codec, clips)
-    for name in names(Handoff(bounds=config.bounds)):
-        make_branch(work, codec, clips, name)
+    make_experts(work, codec, clips)
     make_painter(work, codec, clips)
     if dense:
-        make_branch(work, codec, clips, "dense")
+        make_dense(work, codec, clips)

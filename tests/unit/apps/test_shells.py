@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from pasdedeux.animate.images import load_image
 from pasdedeux.apps import evaluating, training
+from pasdedeux.apps.calibrating import write_calibration
 from pasdedeux.apps.evaluating import DENSE, EvaluationOptions, write_evaluation
 from pasdedeux.apps.strip import Strip, check_strip_name
 from pasdedeux.apps.training import PairOptions, pair_config, run_training
@@ -141,3 +143,80 @@ def test_an_evaluation_is_written_with_its_spread(tiny: Path, tmp_path: Path, mo
     assert written["clips"]["pair"][1]["face_psnr"] is None
     assert any("pair minus dense: psnr +2.000 ± 0.000" in line for line in lines)
     assert load_image(tmp_path / "e.png").image.shape[0] == 4 * 16
+
+
+def test_experts_are_given_by_number_or_by_handoff() -> None:
+    assert pair_config(PairOptions(experts=3)).bounds == pytest.approx((0.96, 0.857142857))
+    assert pair_config(PairOptions(experts=2)).bounds == PairConfig().bounds
+    assert pair_config(PairOptions(experts=1)).bounds == ()
+    assert pair_config(PairOptions(handoff="0.95,snr:0.04")).bounds == pytest.approx((0.95, 0.8333333))
+    config = pair_config(PairOptions(share="density", early_stop=3))
+    assert (config.share, config.patience) == ("density", 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"experts": 3, "handoff": "0.9"}, "each decides the other"),
+        ({"share": "luck"}, "equal or density"),
+        ({"early_stop": -1}, "0 \\(never\\) or more"),
+        ({"preview_minutes": 0.0}, "above 0"),
+        ({"devices": ("cpu", "mars")}, 'device is "mars"'),
+        ({"block": 0}, "block is 0"),
+    ],
+)
+def test_options_of_no_use_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PairOptions(**options)
+
+
+def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(tmp_path: Path) -> None:
+    lines: list[str] = []
+    training.dry_run(tmp_path / "new", PairOptions(share="density", branch_steps=500, dense=True), lines.append)
+    text = "\n".join(lines)
+    rows = {line.split()[0]: line.split() for line in lines if line.startswith(("trunk", "high", "low", "dense"))}
+    assert rows["high"][1:] == ["0.9000", "to", "1.0000", "-inf", "to", "-4.39", "57.1%", "571", "4"]
+    assert rows["low"][-3:] == ["42.9%", "429", "4"]
+    assert rows["dense"][-2] == "1000"
+    assert "2400 of 25 frames, 128x128" in text
+    assert "6.52 million parameters each" in text
+    assert "1 waiting in this machine's memory: 0.12 GB" in text
+    assert "activations" in text
+    assert lines[-1] == "Nothing was trained."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverged(*_: object, **__: object) -> None:
+        raise FloatingPointError("high: the loss is nan at step 30")
+
+    monkeypatch.setattr(training, "make_pair", diverged)
+    with pytest.raises(typer.Exit) as stopped:
+        run_training(tmp_path, PairOptions(), lambda _: None)
+    assert stopped.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert said.strip() == (
+        f"pasdedeux: Training stopped: high: the loss is nan at step 30; the checkpoints from before are in {tmp_path}."
+    )
+
+
+def test_the_handoff_is_calibrated(tmp_path: Path, make_tiny: Callable[[Path, int], Manifest]) -> None:
+    make_tiny(tmp_path / "three", 3)
+    first = next((tmp_path / "three").glob("expert0.safetensors"))
+    (tmp_path / "three" / "dense.safetensors").write_bytes(first.read_bytes())
+    lines: list[str] = []
+    write_calibration(str(tmp_path / "three"), tmp_path / "c.json", lines.append, count=2, device="cpu")
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert written["experts"] == ["expert0", "expert1", "expert2"]
+    assert list(written["loss"]) == [*written["experts"], "dense"]
+    assert written["loss"]["dense"] == written["loss"]["expert0"]
+    assert len(written["loss"]["expert0"]) == len(written["edges"]) - 1 == 32
+    assert len(written["best"]["bounds"]) == 2
+    assert written["best"]["loss"] <= written["given"]["loss"] + 1e-12
+    assert load_image(tmp_path / "c.png").image.shape[1] > 1000
+    assert any(line.startswith("best handoff: sigma ") for line in lines)
+    make_tiny(tmp_path / "one", 1)
+    with pytest.raises(ValueError, match="has one expert"):
+        write_calibration(str(tmp_path / "one"), tmp_path / "c.json", lines.append, count=2, device="cpu")

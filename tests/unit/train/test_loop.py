@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pasdedeux.models.codec import CodecConfig, PatchCodec
+from pasdedeux.models.codec import PatchCodec
 from pasdedeux.models.duet import DuetConfig, DuetTransformer
 from pasdedeux.train.bands import Band
-from pasdedeux.train.codec import measure
 from pasdedeux.train.loop import TrainConfig, Trainer, expert_loss
 
 SMALL = DuetConfig(dim=32, depth=2, heads=2, ffn=64, channels=8, frequency=16, pyramid=(8, 8, 16))
@@ -18,24 +17,14 @@ RUN = TrainConfig(steps=6, batch=2, frames=5, dtype="float32", warmup=2, cooldow
 LOW = Band(low=0.0, high=0.6, shift=3.0)
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Stored clips of smooth random pictures, 9 frames of 32x32."""
-    folder = tmp_path_factory.mktemp("clips")
-    rng = np.random.default_rng(0)
-    paths = [folder / f"{i}.npy" for i in range(4)]
-    for path in paths:
-        coarse = rng.integers(0, 255, (9, 4, 4, 18)).astype(np.uint8)
-        np.save(path, coarse.repeat(8, 1).repeat(8, 2))
-        np.save(path.with_suffix(".ref.npy"), rng.integers(0, 255, (32, 32, 10)).astype(np.uint8))
-    return paths
+@pytest.fixture
+def clips(pictures: list[Path]) -> list[Path]:
+    return pictures
 
 
-@pytest.fixture(scope="module")
-def codec(clips: list[Path]) -> PatchCodec:
-    codec = PatchCodec(CodecConfig(channels=8, width=8, depth=1))
-    measure(codec, clips, 0, count=20)
-    return codec
+@pytest.fixture
+def codec(small_codec: PatchCodec) -> PatchCodec:
+    return small_codec
 
 
 def trainer(codec: PatchCodec, config: TrainConfig = RUN, band: Band = LOW) -> Trainer:
@@ -102,3 +91,17 @@ def test_a_loss_that_is_not_a_number_stops_before_it_harms(codec: PatchCodec, cl
 def test_learning_rate_warms_up_and_cools_down(codec: PatchCodec) -> None:
     rates = [trainer(codec).rate(step) / RUN.rate for step in range(6)]
     assert rates == pytest.approx([0.5, 1, 1, 1, 2 / 3, 1 / 3])
+
+
+def test_a_broken_clip_is_named(codec: PatchCodec, clips: list[Path], tmp_path: Path) -> None:
+    for keep in (0, 60, 5000):
+        broken = tmp_path / "0000001.npy"
+        broken.write_bytes(clips[0].read_bytes()[:keep])
+        with pytest.raises(ValueError, match=r"0000001\.npy is broken .* delete it"):
+            list(trainer(codec).run([broken]))
+
+
+def test_weights_are_not_rounded_to_the_type_that_computes(codec: PatchCodec) -> None:
+    whole, half = trainer(codec), trainer(codec, replace(RUN, dtype="bfloat16"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.masters, half.masters, strict=True))
+    assert next(half.model.parameters()).dtype == torch.bfloat16

@@ -1,15 +1,19 @@
 """All stages of making a pair, at toy size: complete, resumable, equal compute for the dense model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pasdedeux.animate.images import load_image
 from pasdedeux.models.codec import CodecConfig
 from pasdedeux.models.duet import DuetConfig
 from pasdedeux.train.codec import PainterConfig
+from pasdedeux.train.config import branches, dense_run
+from pasdedeux.train.logbook import LOG, steps_of
 from pasdedeux.train.loop import TrainConfig
 from pasdedeux.train.pair import PairConfig, Paused, Work, make_pair
 
@@ -82,3 +86,42 @@ def test_a_finished_run_is_left_alone(whole: Path) -> None:
     said: list[str] = []
     make_pair(work(whole, said), dense=True)
     assert (whole / "high.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_log_holds_every_step_and_the_levels_that_were_drawn(whole: Path) -> None:
+    steps = steps_of(whole / LOG)
+    assert {name: sorted(own) for name, own in steps.items()} == {
+        "trunk": [1, 2, 3],
+        "high": [1, 2],
+        "low": [1, 2],
+        "dense": [1, 2, 3, 4],
+    }
+    ends = [json.loads(line) for line in (whole / LOG).read_text().splitlines() if "drawn" in line]
+    high = next(end["drawn"] for end in ends if end["expert"] == "high")
+    assert sum(high["counts"]) == 2
+    assert high["low"] >= 0.9
+
+
+def test_five_experts_by_density_ending_early_with_previews(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips").symlink_to(whole / "clips")
+    config = replace(TINY, bounds=(0.97, 0.9, 0.8, 0.5), share="density", patience=1, judge_every=1, judged=1)
+    said: list[str] = []
+    work = Work(folder=tmp_path, config=config, report=said.append, processes=1, block=1, preview_every=0.0)
+    make_pair(work, dense=False)
+    runs = branches(config)
+    assert sum(run.steps for _, run in runs.values()) == dense_run(config).steps == 10
+    assert runs["expert1"][1].steps > runs["expert4"][1].steps
+    for name in runs:
+        assert load_file(tmp_path / f"{name}.safetensors")
+    pictures = sorted((tmp_path / "previews").glob("*.png"))
+    # Two clips, three moments each; three rows.
+    assert load_image(pictures[-1]).image.shape == (3 * 64, 2 * 3 * 64, 3)
+    assert any("held-out loss" in line for line in said)
+    assert any("expert3: " in line and "noise to clean |" in line for line in said)
+
+
+def test_each_branch_has_its_own_data_and_cools_down_over_the_same_share() -> None:
+    config = replace(TINY, branch=replace(TINY.branch, steps=100, cooldown=50), share="density")
+    runs = [run for _, run in branches(config).values()]
+    assert len({run.seed for run in (*runs, dense_run(config))}) == 3
+    assert [round(run.cooldown / run.steps, 2) for run in (*runs, dense_run(config))] == [0.5] * 3

@@ -1,8 +1,8 @@
 """Work over a long token axis in short spans, so that a block's temporaries stay small beside its stream.
 
 Nothing here approximates: a span's result depends on its own tokens (and on tensors made before the loop), so
-the spans together are the whole. Without gradients results are written in place; with gradients they are
-concatenated.
+the spans together are the whole. Without gradients results are written in place. With gradients there is one span only:
+every temporary is kept for the way back then, so that more of them would cost time and save nothing.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SpanFunction = Callable[[Tensor, slice], Tensor]
 
 def spans(tokens: int) -> list[slice]:
     """Consecutive slices that cover `tokens`, all of one length except perhaps the last."""
-    length = max(SHORTEST, -(-tokens // SPANS))
+    length = tokens if torch.is_grad_enabled() else max(SHORTEST, -(-tokens // SPANS))
     return [slice(start, min(start + length, tokens)) for start in range(0, tokens, length)]
 
 

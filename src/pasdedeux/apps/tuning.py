@@ -1,0 +1,280 @@
+"""`pasdedeux train lora`: options to a run, its progress, and its files."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import typer
+
+from pasdedeux.apps.faults import STOPPED, fail
+from pasdedeux.apps.interrupt import Interrupt
+from pasdedeux.checkpoints.bundle import Bundle, find_bundle
+from pasdedeux.checkpoints.folder import MANIFEST, read_manifest
+from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
+from pasdedeux.checkpoints.tensors import Weights
+from pasdedeux.engine import checked_device
+from pasdedeux.engine.job import parse_size
+from pasdedeux.engine.model import BUILTIN, model_folder
+from pasdedeux.train.logbook import Logbook
+from pasdedeux.train.lora.cache import Cache
+from pasdedeux.train.lora.dataset import Dataset, DatasetError, read_dataset
+from pasdedeux.train.lora.duet import DuetSubject, open_duet
+from pasdedeux.train.lora.files import FORMS, base_hash, trained, write_lora
+from pasdedeux.train.lora.filmed import draw, filmed, wish_of
+from pasdedeux.train.lora.ingest import Fault, Wish
+from pasdedeux.train.lora.layers import Shape
+from pasdedeux.train.lora.plan import plan_lines
+from pasdedeux.train.lora.run import Course, Progress, Pupil, Run, Stopped, TrainingError, enrol
+from pasdedeux.train.lora.samples import Encoder, Sample
+from pasdedeux.train.lora.wan import WanSubject
+
+Say = Callable[[str], None]
+TOLD_EVERY = 5.0
+"""Seconds between lines of progress."""
+STRIDES = {"wan2.1": (4, 8, 8), "wan2.2": (4, 16, 16)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraOptions:
+    """What the command takes. steps, rank, alpha, rate and targets: one for all experts, or "high:16,low:8"."""
+
+    model: str
+    data: Path
+    out: Path
+    steps: str = "1000"
+    rank: str = "16"
+    alpha: str | None = None
+    targets: str = "attention"
+    rate: str = "1e-4"
+    experts: str | None = None
+    batch: int | None = None
+    frames: int | None = None
+    size: str | None = None
+    held: int = 0
+    patience: int = 0
+    sticky: int = 50
+    seed: int = 0
+    mode: str = "animate"
+    even: bool = False
+    drop: float = 0.1
+    dtype: str = "bfloat16"
+    device: str | None = None
+    form: str = "comfyui"
+    strict: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        checked_device(self.device)
+        if self.form not in FORMS:
+            raise ValueError(f'The form is "{self.form}"; it must be one of {", ".join(FORMS)}.')
+        if self.dtype not in ("bfloat16", "float16", "float32"):
+            raise ValueError(f'The dtype is "{self.dtype}"; it must be bfloat16, float16 or float32.')
+        for name in ("batch", "frames"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more.")
+        if self.held < 0 or not 0 <= self.drop < 1:
+            raise ValueError("What is held out is a number of clips, and what is dropped a share below 1.")
+
+
+def each(text: str, names: Sequence[str], what: str) -> dict[str, str]:
+    """One value for every expert. Raises ValueError where an expert is named that is not there, or has none.
+
+    >>> each("high:16,low:8", ("high", "low"), "rank")
+    {'high': '16', 'low': '8'}
+    """
+    parts = re.split(r"(?:^|,)\s*(high|low|model|expert\d+):", text)
+    if len(parts) == 1:
+        return dict.fromkeys(names, text.strip())
+    found = dict(zip(parts[1::2], (value.strip() for value in parts[2::2]), strict=True))
+    strange, lacking = [name for name in found if name not in names], [name for name in names if name not in found]
+    if parts[0].strip() or strange or lacking:
+        raise ValueError(f'{what} is "{text}"; it must be one value, or one for each of {", ".join(names)}.')
+    return found
+
+
+def numbers(text: str, names: Sequence[str], what: str) -> dict[str, float]:
+    """The same, as numbers."""
+    try:
+        return {name: float(value) for name, value in each(text, names, what).items()}
+    except ValueError as error:
+        if str(error).startswith(what):
+            raise
+        raise ValueError(f'{what} is "{text}"; it must be a number, or one for each expert: high:16,low:8.') from error
+
+
+def courses(options: LoraOptions, names: Sequence[str]) -> dict[str, Course]:
+    """How each expert is tuned."""
+    steps, rank = numbers(options.steps, names, "steps"), numbers(options.rank, names, "rank")
+    alpha = rank if options.alpha is None else numbers(options.alpha, names, "alpha")
+    rate, targets = numbers(options.rate, names, "rate"), each(options.targets, names, "targets")
+    return {
+        name: Course(
+            shape=Shape(rank=int(rank[name]), alpha=alpha[name], targets=targets[name]),
+            steps=int(steps[name]),
+            rate=rate[name],
+            cooldown=int(steps[name]) // 2,
+            patience=options.patience,
+        )
+        for name in names
+    }
+
+
+def tune(options: LoraOptions, say: Say) -> None:
+    """Train, or say what would be. The first Ctrl-C stops after the step that runs, the second at once."""
+    folder = model_folder(options.model) if options.model == BUILTIN else Path(options.model)
+    duet = (folder / MANIFEST).is_file()
+    names, bases = _bases(folder, duet)
+    taught = _taught(options, names)
+    plans = courses(options, taught)
+    subject = _duet_subject(folder, options, say) if duet else _wan_subject(find_bundle(folder), options, say)
+    pupils = [enrol(subject, names.index(name), plans[name], options.seed) for name in taught]
+    run = Run(subject=subject, pupils=pupils, folder=options.out, seed=options.seed, sticky=options.sticky)
+    for line in plan_lines(run):
+        say(line)
+    if options.dry_run:
+        say("Nothing was trained (--dry-run).")
+        return
+    _train(run, bases, options, say)
+
+
+def _taught(options: LoraOptions, names: tuple[str, ...]) -> tuple[str, ...]:
+    asked = names if options.experts is None else tuple(name.strip() for name in options.experts.split(","))
+    strange = [name for name in asked if name not in names]
+    if strange:
+        raise ValueError(f"The model has no expert {', '.join(strange)}; it has {', '.join(names)}.")
+    return tuple(name for name in names if name in asked)
+
+
+def _bases(folder: Path, duet: bool) -> tuple[tuple[str, ...], dict[str, Weights]]:
+    if duet:
+        files = read_manifest(folder).experts
+        return tuple(file.name for file in files), {file.name: open_safetensors(folder / file.file) for file in files}
+    if not folder.exists():
+        raise ValueError(f'There is no model "{folder}"; give "{BUILTIN}", a folder of weights, or a checkpoint.')
+    experts = find_bundle(folder).experts
+    return tuple(expert.name for expert in experts), {expert.name: expert.weights for expert in experts}
+
+
+def _train(run: Run, bases: dict[str, Weights], options: LoraOptions, say: Say) -> None:
+    telling = _Telling(run.pupils, say)
+    try:
+        with Interrupt() as stop, Logbook(options.out) as log:
+            stop.gentle, run.stop = True, stop
+            try:
+                for p in run.go():
+                    log.step(p.expert, p.step, loss=p.loss, rate=p.rate, norm=p.norm, seconds=p.seconds, held=p.held)
+                    telling.step(p)
+            finally:
+                for pupil in run.pupils:
+                    band = [pupil.band.low, pupil.band.high]
+                    log.note(expert=pupil.name, upto=pupil.step, band=band, levels=pupil.histogram)
+    except (Stopped, KeyboardInterrupt) as error:
+        say(f"Stopped{f': {error}' if str(error) else ''}; the same command goes on from here.")
+        raise typer.Exit(STOPPED) from error
+    except TrainingError as error:
+        raise fail(f"{error} What was saved last is in {options.out}.") from error
+    for pupil in run.pupils:
+        name = f"{options.out.name}_{pupil.name}_noise" if pupil.name in ("high", "low") else options.out.name
+        result = trained(pupil, run.subject.differences(pupil.position), base_hash(bases[pupil.name]), options.model)
+        path = options.out / f"{name}.safetensors"
+        say(str(write_lora(path, result, bases[pupil.name].shapes, options.form, torch.bfloat16)))
+
+
+class _Telling:
+    """Lines of progress: loss, throughput, time left."""
+
+    def __init__(self, pupils: Sequence[Pupil], say: Say) -> None:
+        self._pupils, self._say = pupils, say
+        self._losses: list[float] = []
+        self._since = time.monotonic()
+
+    def step(self, progress: Progress) -> None:
+        """Take note of a step, and say how it goes from time to time."""
+        self._losses.append(progress.loss)
+        spent = time.monotonic() - self._since
+        if progress.held is not None:
+            self._say(f"{progress.expert}: step {progress.step}, held-out loss {progress.held:.4f}")
+        if progress.early:
+            self._say(f"{progress.expert}: stopped early at step {progress.step}")
+        if spent > TOLD_EVERY or progress.step == progress.of:
+            speed = len(self._losses) / max(spent, 1e-9)
+            left = sum(0 if p.done else p.course.steps - p.step for p in self._pupils) / speed
+            mean = sum(self._losses) / len(self._losses)
+            self._say(
+                f"{progress.expert}: step {progress.step}/{progress.of}, loss {mean:.4f}, {speed:.2f} steps/s, "
+                f"{left / 60:.0f} min left"
+            )
+            self._losses, self._since = [], time.monotonic()
+
+
+def _good(found: Sequence[object], strict: bool, say: Say) -> list[object]:
+    """What is no fault. Raises DatasetError for the first fault where all must be good, or where none is."""
+    faults = [one for one in found if isinstance(one, Fault)]
+    if faults and strict:
+        raise DatasetError(f"{faults[0]}.")
+    for fault in faults:
+        say(f"left out: {fault}")
+    good = [one for one in found if not isinstance(one, Fault)]
+    if not good:
+        raise DatasetError(f"No clip can be used. {faults[0] if faults else 'There are none'}.")
+    return good
+
+
+def _duet_subject(folder: Path, options: LoraOptions, say: Say) -> DuetSubject:
+    manifest = read_manifest(folder)
+    frames = options.frames or 1 + manifest.codec.stride[0]
+    if frames < 1 + manifest.codec.stride[0]:
+        raise ValueError(f"frames is {frames}; this model learns from {1 + manifest.codec.stride[0]} or more.")
+    clips = filmed(options.data)
+    if not clips:
+        dataset = read_dataset(options.data)
+        found = draw(dataset.items, wish_of(manifest, frames), Cache(options.out / "cache"), say)
+        clips = [one for one in _good(list(found), options.strict, say) if isinstance(one, Path)]
+    device = checked_device(options.device)
+    return open_duet(
+        folder, clips, options.held, batch=options.batch or 4, frames=frames, even=options.even, device=device
+    )
+
+
+def wish_for(bundle: Bundle, options: LoraOptions, dataset: Dataset) -> Wish:
+    """What clips are brought to for a Wan model: as asked, else as the list says, else as the family has it."""
+    family = bundle.family
+    time_, rows, columns = STRIDES[family.vae]
+    _, high, wide = family.config.patch
+    size = parse_size(options.size) if options.size else dataset.size or family.size
+    return Wish(
+        fps=family.fps,
+        frames=options.frames or dataset.frames or family.frames,
+        size=size,
+        grid=(columns * wide, rows * high),
+        time=time_,
+        caption=not family.prompt,
+        whole=family.task in ("animate", "vace", "control"),
+    )
+
+
+def _wan_subject(bundle: Bundle, options: LoraOptions, say: Say) -> WanSubject:
+    dataset, device = read_dataset(options.data), checked_device(options.device)
+    for note in dataset.notes:
+        say(note)
+    cache = Cache(options.out / "cache")
+    wish = wish_for(bundle, options, dataset)
+    encoder = Encoder(bundle=bundle, cache=cache, wish=wish, mode=options.mode, device=device, say=say)
+    found = _good(list(encoder.encode(dataset.items)), options.strict, say)
+    samples = [one for one in found if isinstance(one, Sample)]
+    if len(samples) <= options.held:
+        raise DatasetError(f"There are {len(samples)} clips, and {options.held} are held out; some must be left.")
+    kept = len(samples) - options.held
+    return WanSubject(
+        bundle=bundle,
+        samples=samples[:kept],
+        held_samples=samples[kept:],
+        unworded=encoder.words([""])[0] if options.drop else None,
+        batch=options.batch or dataset.batch or 1,
+        dtype=getattr(torch, options.dtype),
+        device=device,
+        drop=options.drop,
+    )

@@ -1,0 +1,80 @@
+"""Latents, conditions and embedded captions kept on disk by what they were made of.
+
+An entry is one safetensors file, found by the digest of its makings (the clip's bytes, sizes, the encoders' files), and
+carries a digest of its own bytes: one that does not match is made anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pasdedeux.train.lora.run import write_whole
+
+FORMAT = "1"
+_HEAD, _SAMPLE, _SAMPLES = 2**20, 2**16, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder of entries."""
+
+    folder: Path
+
+    def path(self, *makings: object) -> Path:
+        """Where the entry of these makings is, or would be."""
+        key = hashlib.sha256(json.dumps([FORMAT, *makings]).encode()).hexdigest()
+        return self.folder / f"{key}.safetensors"
+
+    def read(self, path: Path) -> dict[str, Tensor] | None:
+        """The entry's tensors; None if there is none, or none that is whole."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                said = (file.metadata() or {}).get("digest")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return None
+        return tensors if said == digest(tensors) else None
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Keep an entry. Raises TrainingError where the disk is full; no half entry stays."""
+        kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_whole(path, save(kept, {"digest": digest(kept)}))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and values."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        whole.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def fingerprint(path: Path | None) -> str:
+    """What tells a model's file, or a folder's, from another: size, first megabyte, and samples of the rest."""
+    if path is None:
+        return ""
+    whole = path.parent if path.name.endswith(".index.json") else path
+    said = []
+    for file in sorted(whole.iterdir()) if whole.is_dir() else [whole]:
+        if file.is_file():
+            said.append(_sampled(file))
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _sampled(file: Path) -> tuple[int, str]:
+    size, sampled = file.stat().st_size, hashlib.sha256()
+    with file.open("rb") as opened:
+        sampled.update(opened.read(_HEAD))
+        for k in range(1, _SAMPLES + 1):
+            opened.seek(k * size // (_SAMPLES + 1))
+            sampled.update(opened.read(_SAMPLE))
+    return size, sampled.hexdigest()

@@ -1,0 +1,169 @@
+"""A trained LoRA as files: one for each expert, in the manner of ComfyUI, of kohya's trainers or of diffusers.
+
+Each says its alpha: as a tensor beside every layer or, where diffusers would not read that, as its own metadata, with
+B multiplied so that alpha equals rank, which is what readers take where they look at neither. The metadata say which
+expert it is for, its noise levels, and what it was trained on.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from pasdedeux.checkpoints.names.keymaps import KeyMap, transformer_keys
+from pasdedeux.checkpoints.tensors import Weights
+from pasdedeux.train.bands import Band
+from pasdedeux.train.lora.run import Pupil, write_whole
+
+FORMS = ("comfyui", "kohya", "diffusers")
+PROBED, PROBE = 8, 64
+"""Tensors of a base that are looked into for its hash, and values of each."""
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One layer's change s B A: down A [rank, in, ...], up B [out, rank, ...], alpha = s * rank."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Of the product."""
+        return self.down.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What one expert learnt: layers by the model's names, differences in full, and what is to be said of it."""
+
+    expert: str
+    layers: Mapping[str, Layer]
+    differences: Mapping[str, Tensor] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def trained(pupil: Pupil, differences: Mapping[str, Tensor], base: str, model: str) -> Trained:
+    """What a pupil has learnt so far."""
+    values = iter(pupil.learnt)
+    layers = {
+        name: Layer(down=next(values).clone(), up=next(values).clone(), alpha=branch.scale * branch.rank)
+        for name, branch in pupil.branches.items()
+    }
+    shape, said = pupil.course.shape, {"pasdedeux.step": str(pupil.step), "pasdedeux.model": model}
+    if pupil.name in ("high", "low"):
+        said["wan.expert"] = pupil.name
+    said |= {
+        "pasdedeux.expert": pupil.name,
+        "pasdedeux.band": band_text(pupil.band),
+        "pasdedeux.base": base,
+        "pasdedeux.targets": shape.targets,
+        "ss_network_dim": str(shape.rank),
+        "ss_network_alpha": f"{shape.alpha:g}",
+        "ss_network_module": "networks.lora",
+    }
+    return Trained(expert=pupil.name, layers=layers, differences=differences, metadata=said)
+
+
+def band_text(band: Band) -> str:
+    """A band as JSON."""
+    return json.dumps({"low": band.low, "high": band.high, "shift": band.shift})
+
+
+def base_hash(weights: Weights) -> str:
+    """Of names and shapes of a model's weights, and of the first values of a few."""
+    shapes = sorted((name, list(tensor.shape)) for name, tensor in weights.items())
+    whole = hashlib.sha256(json.dumps(shapes).encode())
+    names = [name for name, shape in shapes if len(shape) >= 2]
+    for name in names[:: max(len(names) // PROBED, 1)][:PROBED]:
+        few = weights[name].read().reshape(-1)[:PROBE].clone()
+        whole.update(few.view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def in_form(result: Trained, form: str, names: Mapping[str, tuple[int, ...]]) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and metadata of a file in one of FORMS. names: the model's, with their shapes."""
+    if form == "comfyui":
+        return dict(_comfyui(result)), dict(result.metadata)
+    if form == "kohya":
+        return dict(_kohya(result)), dict(result.metadata)
+    if form == "diffusers":
+        return _diffusers(result, transformer_keys(names))
+    raise ValueError(f'There is no form "{form}"; there are {", ".join(FORMS)}.')
+
+
+def write_lora(
+    path: Path,
+    result: Trained,
+    names: Mapping[str, tuple[int, ...]],
+    form: str = "comfyui",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a file in a form, its matrices in `dtype`. Raises TrainingError where the disk is full."""
+    tensors, metadata = in_form(result, form, names)
+    kept = {k: (t if k.endswith("alpha") else t.to("cpu", dtype)).contiguous().clone() for k, t in tensors.items()}
+    write_whole(path, save(kept, {**metadata, "pasdedeux.form": form, "format": "pt"}))
+    return path
+
+
+def _differences(result: Trained) -> Iterator[tuple[str, str, Tensor]]:
+    """Layer, part and values of what changes in full."""
+    for name, value in result.differences.items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "bias":
+            yield stem, "diff_b", value
+        else:
+            yield (stem if leaf == "weight" else name), "diff", value
+
+
+def _comfyui(result: Trained) -> Iterator[tuple[str, Tensor]]:
+    for name, layer in result.layers.items():
+        yield f"diffusion_model.{name}.lora_A.weight", layer.down
+        yield f"diffusion_model.{name}.lora_B.weight", layer.up
+        yield f"diffusion_model.{name}.alpha", torch.tensor(layer.alpha)
+    for name, part, value in _differences(result):
+        yield f"diffusion_model.{name}.{part}", value
+
+
+def _kohya(result: Trained) -> Iterator[tuple[str, Tensor]]:
+    for name, layer in result.layers.items():
+        stem = f"lora_unet_{name.replace('.', '_')}"
+        yield f"{stem}.lora_down.weight", layer.down
+        yield f"{stem}.lora_up.weight", layer.up
+        yield f"{stem}.alpha", torch.tensor(layer.alpha)
+    for name, part, value in _differences(result):
+        yield f"lora_unet_{name.replace('.', '_')}.{part}", value
+
+
+def _diffusers(result: Trained, keys: KeyMap) -> tuple[Tensors, dict[str, str]]:
+    tensors: Tensors = {}
+    ranks: dict[str, int] = {}
+    for name, layer in result.layers.items():
+        up = layer.up * (layer.alpha / layer.rank)
+        halves = keys.halved.get(name, ())
+        parts = zip(halves, up.chunk(2), strict=True) if halves else [(keys.renamed.get(name, name), up)]
+        for theirs, part in parts:
+            tensors[f"transformer.{theirs}.lora_A.weight"] = layer.down
+            tensors[f"transformer.{theirs}.lora_B.weight"] = part
+            ranks[theirs] = layer.rank
+    for name, part, value in _differences(result):
+        tensors[f"transformer.{keys.renamed.get(name, name)}.{part}"] = value
+    most = max(ranks.values(), default=1)
+    others = {name: rank for name, rank in ranks.items() if rank != most}
+    config = {
+        "r": most,
+        "lora_alpha": most,
+        "target_modules": list(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "lora_bias": False,
+    }
+    said = json.dumps({f"transformer.{key}": value for key, value in config.items()})
+    return tensors, {**result.metadata, "lora_adapter_metadata": said}

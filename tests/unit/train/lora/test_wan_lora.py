@@ -1,0 +1,53 @@
+"""Every Wan family is tuned from clips alone, and what comes out is used by the engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pasdedeux.apps.tuning import LoraOptions, tune
+from pasdedeux.engine import Engine, Job
+
+SMALL = {"steps": "2", "rank": "2", "rate": "1e-2", "size": "64x64", "frames": 9, "sticky": 1, "dtype": "float32"}
+
+
+def tuned(model: Path, data: Path, out: Path, **options: object) -> list[str]:
+    said: list[str] = []
+    tune(LoraOptions(model=str(model), data=data, out=out, **{**SMALL, **options}), said.append)  # type: ignore[arg-type]
+    return said
+
+
+@pytest.mark.parametrize("family", ["wan2.2-t2v-a14b", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b", "wan2.1-i2v-14b"])
+def test_clips_with_captions(family: str, wan_folders: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
+    said = tuned(wan_folders(family), folder, tmp_path / "out")
+    made = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    pair = family in ("wan2.2-t2v-a14b", "wan2.2-i2v-a14b")
+    assert made == (["out_high_noise.safetensors", "out_low_noise.safetensors"] if pair else ["out.safetensors"])
+    assert any("noise levels" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("wan2.2-animate-14b", "attention,feedforward,pose,face"),
+        ("wan2.2-vace-fun-a14b", "all"),
+        ("wan2.2-fun-a14b-control", "attention"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["animate", "replace"])
+def test_a_raw_clip_is_enough(
+    family: str, targets: str, mode: str, wan_folders: Callable[[str], Path], followed: Path, tmp_path: Path
+) -> None:
+    tuned(wan_folders(family), followed, tmp_path / "out", targets=targets, mode=mode, frames=5)
+    assert list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_the_engine_uses_them(wan_folders: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
+    model = wan_folders("wan2.2-t2v-a14b")
+    tuned(model, folder, tmp_path / "out", rate="0.3", targets="all")
+    files = tuple(map(str, sorted((tmp_path / "out").glob("*.safetensors"))))
+    with Engine.open(str(model), device="cpu") as engine:
+        job = {"prompt": "a cat", "size": "64x64", "frames": 5, "steps": 2, "guidance": "1"}
+        plain = engine.run(Job.generate(**job))
+        changed = engine.run(Job.generate(**job, lora=files))
+    assert (plain.frames != changed.frames).any()
