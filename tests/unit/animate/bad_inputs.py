@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -48,7 +47,9 @@ class Outcome:
 
 def peak() -> float:
     """The most memory that this process has had so far, in megabytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    from pasdedeux.engine.report import peak_bytes
+
+    return peak_bytes() / 2**20
 
 
 @contextmanager
