@@ -75,7 +75,7 @@ SIZES = {
         taken=9,
         size=64,
         model=DuetConfig(dim=128, depth=4, heads=4, ffn=384, channels=48, frequency=64, pyramid=(16, 32, 64)),
-        big=DuetConfig(dim=184, depth=4, heads=4, ffn=576, channels=48, frequency=64, pyramid=(24, 44, 88)),
+        big=DuetConfig(dim=192, depth=4, heads=4, ffn=512, channels=48, frequency=64, pyramid=(20, 40, 80)),
         codec=CodecConfig(channels=48, width=32, depth=1),
     ),
     "gpu": Size(

@@ -46,7 +46,7 @@ FAR, NEAR, TOUCHED = 0, 1, 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuetConfig:
-    """Sizes of a `DuetTransformer`. Heads have width `dim / heads`, a multiple of 4."""
+    """Sizes of a `DuetTransformer`. Heads have width `dim / heads`, a multiple of 4. Raises ValueError for others."""
 
     dim: int = 256
     depth: int = 4
@@ -57,6 +57,13 @@ class DuetConfig:
     pyramid: tuple[int, int, int] = (48, 96, 192)
     """Channels of pictures at 2x2, 4x4 and 8x8 pixels, on the way in and on the way out."""
     frames_per_latent: int = 4
+
+    def __post_init__(self) -> None:
+        if self.dim % (4 * self.heads):
+            raise ValueError(
+                f"A model of width {self.dim} with {self.heads} heads has heads of {self.dim / self.heads:g}; that "
+                "must be a multiple of 4."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,14 +56,23 @@ class Streamer:
     """Carries a plan out, once: a context manager around the whole run.
 
     models: in the order of the units' numbers. Inside, forwards of the blocks have to come in the plan's order, each as
-    many times as its use has passes. Torch's compiled blocks work if they are compiled before this is entered. Trunks
+    many times as its use has passes; unless `hooked` is False: then whoever computes says so, by `begin` and `end`.
+    Torch's compiled blocks work if they are compiled before this is entered. Trunks
     are loaded on entering and stay. At the end, whatever way it comes, everything is given back: the tensors that the
     source has are on meta again, and what was raised first, in this thread or the other, is raised.
     moved: bytes of the blocks loaded so far; waited: seconds the host has waited for loads.
     """
 
-    def __init__(self, models: Sequence[Streamed], source: Source, plan: Plan, device: torch.device | str) -> None:
-        self._source = source
+    def __init__(
+        self,
+        models: Sequence[Streamed],
+        source: Source,
+        plan: Plan,
+        device: torch.device | str,
+        *,
+        hooked: bool = True,
+    ) -> None:
+        self._source, self._hooked = source, hooked
         self._device = torch.device(device)
         self._units = {id(block): Unit(m, b) for m, model in enumerate(models) for b, block in enumerate(model.blocks)}
         if len(self._units) != sum(len(model.blocks) for model in models):
@@ -106,7 +115,7 @@ class Streamer:
                 self._copies.fill(unit, slot)
                 self._bind(unit, slot)
             before, after = self._hooks()
-            for block in self._blocks.values():
+            for block in self._blocks.values() if self._hooked else ():
                 stack.callback(block.register_forward_pre_hook(before).remove)
                 stack.callback(block.register_forward_hook(after).remove)
             thread = threading.Thread(target=self._carry_out, name="residency", daemon=True)

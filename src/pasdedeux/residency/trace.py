@@ -45,6 +45,31 @@ def trace(steps: Sequence[Step], blocks: Sequence[int], segments: int = 1, *, tr
     return tuple(use for i, step in enumerate(tuple(steps) * segments) for use in _uses(step, i, blocks, trunks))
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A block's turn in a pass with or without gradients; back: it is computed again, for the backward pass."""
+
+    use: Use
+    back: bool = False
+
+
+def passes_of(passes: Iterable[bool], blocks: int) -> tuple[Way, ...]:
+    """All turns of model 0's blocks in passes of which each has gradients (True) or none.
+
+    Gradients come back through the blocks from the last to the first, and each has to be there once more for its own.
+    Raises ValueError where there are no blocks.
+    """
+    if blocks < 1:
+        raise ValueError(f"a model of {blocks} blocks has no turns; it needs at least 1")
+    return tuple(way for step, graded in enumerate(passes) for way in _ways(step, blocks, graded))
+
+
+def _ways(step: int, blocks: int, graded: bool) -> Iterator[Way]:
+    yield from (Way(Use(Unit(0, index), step)) for index in range(blocks))
+    if graded:
+        yield from (Way(Use(Unit(0, index), step), back=True) for index in reversed(range(blocks)))
+
+
 def _step(expert: int, guidance: Sequence[float], block_major: bool) -> Step:
     if not 0 <= expert < len(guidance):
         raise ValueError(f"a run names expert {expert}, but there are guidance scales for {len(guidance)}")

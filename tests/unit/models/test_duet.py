@@ -146,3 +146,8 @@ def test_batches_do_not_mix(model: DuetTransformer) -> None:
     )
     alone = model(x[1:], sigma[1:], model.prepare(second))
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_heads_of_a_width_that_cannot_turn_are_refused() -> None:
+    with pytest.raises(ValueError, match="width 184 with 4 heads has heads of 46"):
+        DuetConfig(dim=184, heads=4)

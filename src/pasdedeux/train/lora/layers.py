@@ -5,8 +5,9 @@ name, its weight's type and whoever else asks it for its weight are untouched.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -99,21 +100,53 @@ def attach(module: nn.Module, branches: dict[str, Branch]) -> list[RemovableHand
     return [module.get_submodule(name).register_forward_hook(hook(branch)) for name, branch in branches.items()]
 
 
-def recompute(blocks: Sequence[nn.Module]) -> None:
+class Ways(Protocol):
+    """What is around a block's forward (`there`), and around its being computed again for the way back."""
+
+    def there(self, block: nn.Module, /) -> AbstractContextManager[None]:
+        """A pass, with gradients or without."""
+        ...
+
+    def back(self, block: nn.Module, /) -> AbstractContextManager[None]:
+        """Once more; what is computed from the block's weights comes after it."""
+        ...
+
+
+class Resident:
+    """Of blocks that are where they are: nothing."""
+
+    def there(self, block: nn.Module, /) -> AbstractContextManager[None]:
+        """Nothing."""
+        return nullcontext()
+
+    def back(self, block: nn.Module, /) -> AbstractContextManager[None]:
+        """Nothing."""
+        return nullcontext()
+
+
+def recompute(blocks: Sequence[nn.Module], ways: Ways | None = None) -> None:
     """Keep no activations of these blocks for the way back: compute them again (Chen et al. 2016).
 
     What a block makes of a prompt is then not kept from call to call either, since it would belong to another graph.
     """
     for block in blocks:
-        block.forward = _recomputed(block.forward)
+        block.forward = _recomputed(block, ways or Resident())
 
 
-def _recomputed(forward: Any) -> Any:
+def _recomputed(block: nn.Module, ways: Ways) -> Any:
+    forward = block.forward
+
     def fresh(*given: Any) -> Any:
         return forward(*map(_unkept, given))
 
+    def around() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return ways.there(block), ways.back(block)
+
     def run(*given: Any) -> Any:
-        return checkpoint(fresh, *given, use_reentrant=False) if torch.is_grad_enabled() else forward(*given)
+        if torch.is_grad_enabled():
+            return checkpoint(fresh, *given, use_reentrant=False, context_fn=around)
+        with ways.there(block):
+            return forward(*given)
 
     return run
 
