@@ -17,10 +17,10 @@ from pasdedeux.train.pair import PairConfig, Paused, Work, make_pair
 
 
 def full_size(device: str, readers: int) -> PairConfig:
-    """Two experts of 8.2M parameters each (40 MB in all); 12,000 clips; about twenty times what two cores train on."""
+    """Two experts of 8.2M parameters each; 6,000 clips (45 GB); about twenty times what two cores train on."""
     shared = {"device": device, "readers": readers, "batch": 24, "window": 96}
     return PairConfig(
-        clips=12_000,
+        clips=6_000,
         model=DuetConfig(depth=6),
         painter=PainterConfig(steps=1500, batch=8),
         trunk=TrainConfig(steps=20_000, frames=9, rate=1e-3, warmup=500, average=0.9995, **shared),
