@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pasdedeux.checkpoints.formats.files import open_weights
+from pasdedeux.checkpoints.lora.base import other_base
 from pasdedeux.checkpoints.lora.change import LoRA, first
 from pasdedeux.checkpoints.lora.choice import LoRAChoice, assign, expert_of
 from pasdedeux.checkpoints.lora.dialects import Key, Shapes, dialect_of, expert_of_layer, parse
@@ -70,6 +71,8 @@ def fit_loras(
         )
         said += [f"In {title_of(name)}, {lora.path.name} {lora.summary()}." for lora, _ in fitted[name]]
         said += [f"In {title_of(name)}, {doubt}" for lora, _ in fitted[name] for doubt in lora.doubts()]
+        others = ((lora.path.name, other_base(lora.metadata, models[name])) for lora, _ in fitted[name])
+        said += [f"In {title_of(name)}, {file} {other}." for file, other in others if other]
     return fitted, tuple(said)
 
 
