@@ -1,5 +1,6 @@
 """The study's pictures: losses by noise level, losses over steps, and what an arm gains over one expert."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,22 @@ from plan import GROUPS, SHIFT, Arm, Part, arms
 
 from pasdedeux.train.bands import equal_bounds
 
-COLOURS = ("#111827", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#a16207", "#6b7280", "#db2777", "#0891b2")
+COLOURS = ("#111827", "#c2410c", "#1d4ed8", "#15803d")
+OF_ARM = {
+    "one": "#111827",
+    "one, T": "#111827",
+    "one, 2T": "#4b5563",
+    "one, 3T": "#9ca3af",
+    "one, 5T": "#d1d5db",
+    "two": "#c2410c",
+    "three": "#1d4ed8",
+    "five": "#15803d",
+    "two, random levels": "#7e22ce",
+    "two, branched": "#d97706",
+    "one of the pair's size": "#db2777",
+}
+SAME_TOTAL = {"two": "one, 2T", "three": "one, 3T", "five": "one, 5T", "two, random levels": "one, 2T"}
+"""What an arm of budget B has had as many steps as."""
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -47,36 +63,44 @@ def levels(study: Study, figure: Figure) -> bool:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, group in zip(panels, (GROUPS.equal_total, GROUPS.equal_each), strict=True):
         places = over_levels(axes, study)
-        for k, arm in enumerate(a for a in arms(study.size) if a.group == group):
+        for arm in (a for a in arms(study.size) if a.group == group):
             if found := by_seed(study, arm):
-                axes.plot(places, np.mean(list(found.values()), 0), color=COLOURS[k % 9], label=arm.name, marker=".")
+                axes.plot(places, np.mean(list(found.values()), 0), color=OF_ARM[arm.name], label=arm.name, marker=".")
         axes.set_title(group, loc="left")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=7)
+    legend(figure, panels)
     panels[0].set_ylabel("held-out loss")
     return True
 
 
 def gains(study: Study, figure: Figure) -> bool:
-    """What each arm's loss is below that of one expert, by noise level; a thin line for each seed."""
+    """What each arm's loss is below that of one expert of as many steps, by noise level; a thin line for each seed."""
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, group, base in zip(panels, (GROUPS.equal_total, GROUPS.equal_each), ("one", "one, 2T"), strict=True):
+    for axes, group in zip(panels, (GROUPS.equal_total, GROUPS.equal_each), strict=True):
         own = {arm.name: arm for arm in arms(study.size) if arm.group == group}
-        theirs = by_seed(study, own[base])
         places = over_levels(axes, study)
         axes.axhline(0, color="black", linewidth=0.8)
-        for k, (name, arm) in enumerate(own.items()):
-            found = {s: v - theirs[s] for s, v in by_seed(study, arm).items() if s in theirs}
-            if name == base or not found:
+        for name, arm in own.items():
+            base = "one" if group == GROUPS.equal_total else SAME_TOTAL.get(name)
+            if base in (None, name):
                 continue
-            axes.plot(places, np.mean(list(found.values()), 0), color=COLOURS[k % 9], label=name, marker=".")
+            theirs = by_seed(study, own[base])
+            found = {s: v - theirs[s] for s, v in by_seed(study, arm).items() if s in theirs}
+            if not found:
+                continue
+            axes.plot(places, np.mean(list(found.values()), 0), color=OF_ARM[name], label=name, marker=".")
             for values in found.values():
-                axes.plot(places, values, color=COLOURS[k % 9], linewidth=0.5, alpha=0.5)
-        axes.set_title(f"{group}: minus {base}", loc="left")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=7)
-    panels[0].set_ylabel("held-out loss minus that of one expert")
+                axes.plot(places, values, color=OF_ARM[name], linewidth=0.5, alpha=0.5)
+        axes.set_title(group, loc="left")
+    legend(figure, panels)
+    panels[0].set_ylabel("held-out loss minus that of one expert\nof as many steps in all; below 0 is better")
     return True
+
+
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One for all panels, below them."""
+    named = {name: line for axes in panels for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if named:
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
 
 
 def four(study: Study, figure: Figure) -> bool:

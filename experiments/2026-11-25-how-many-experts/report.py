@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gather import Study, difference, mean, open_study
 from plan import GROUPS, SHIFT, Arm, Part, Sample, arms, equal
-from plots import draw_all
+from plots import SAME_TOTAL, draw_all
 
 from pasdedeux.denoise import Handoff
 from pasdedeux.train.bands import equal_bounds
@@ -24,8 +24,6 @@ from pasdedeux.train.study import Figure
 
 FIGURES = {"psnr": "PSNR", "iou": "silhouette IoU", "face_psnr": "face PSNR"}
 BASE = {GROUPS.equal_total: "one", GROUPS.equal_each: "one, 2T", GROUPS.four: "dense", GROUPS.swap: "high, low"}
-SAME_TOTAL = {"two": "one, 2T", "three": "one, 3T", "five": "one, 5T", "two, random levels": "one, 2T"}
-"""What an arm of budget B has had as many steps as."""
 
 
 def base_of(group: str, name: str) -> str:
