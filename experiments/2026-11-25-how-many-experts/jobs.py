@@ -22,9 +22,11 @@ from pasdedeux.models.duet import DuetTransformer
 from pasdedeux.train.codec import residual_spread
 from pasdedeux.train.evaluate import Exam, Sampling, evaluate, exam
 from pasdedeux.train.heldout import CHOOSING, HeldOut, curve, held_out
-from pasdedeux.train.loop import Progress, TrainConfig, Trainer
+from pasdedeux.train.loop import TrainConfig, Trainer
+from pasdedeux.train.masters import Progress
 from pasdedeux.train.pair import PairConfig, Work, film_clips, make_projection
-from pasdedeux.train.together import Pupil, SetTrainer, Turns
+from pasdedeux.train.pupil import Pupil
+from pasdedeux.train.together import SetTrainer, Turns
 
 BATCH = 8
 """Clips sampled at once."""
@@ -108,7 +110,7 @@ def pupils(folder: Path, size: Size, seed: int, run: Run) -> list[Pupil]:
             device=size.device,
             readers=size.readers,
         )
-        made.append(Pupil(name, Trainer(model, codec, levels, config), clips))
+        made.append(Pupil(name, Trainer(model, codec, levels, config, clips)))
     return made
 
 
@@ -141,9 +143,9 @@ class Watcher:
         part = Part(run=self.run.name, expert=pupil.name, mark=step)
         path = weights_file(self.folder, self.seed, part)
         partial = path.with_suffix(".partial")
-        save_file({k: v.contiguous().cpu() for k, v in pupil.trainer.averaged().items()}, partial)
+        save_file({k: v.contiguous().cpu() for k, v in pupil.learner.averaged().items()}, partial)
         partial.replace(path)
-        with pupil.trainer.averaged_model() as model:
+        with pupil.learner.averaged_model() as model:
             measured, seen = (curve(model, held(self.folder, self.size, first)) for first in (CHOOSING, 0))
         record = {
             "loss": measured.loss.tolist(),
@@ -157,13 +159,13 @@ def write_run(folder: Path, size: Size, seed: int, run: Run, place: Path, traine
     """A finished run as one file."""
     experts = {
         pupil.name: {
-            "drawn": pupil.trainer.drawn.state(),
+            "drawn": pupil.learner.drawn.state(),
             "band": asdict(run.levels[pupil.name]),  # type: ignore[call-overload]
             "marks": {str(m): json.loads((place / f"{pupil.name}@{m}.json").read_text()) for m in run.marks},
         }
         for pupil in trainer.pupils
     }
-    parameters = sum(m.numel() for m in trainer.pupils[0].trainer.masters)
+    parameters = sum(m.numel() for m in trainer.pupils[0].learner.masters)
     record = {
         "run": run.name,
         "seed": seed,

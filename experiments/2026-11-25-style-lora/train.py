@@ -4,7 +4,6 @@ PYTHONPATH=src python experiments/2026-11-25-style-lora/train.py CLIPS FOLDER ST
 """
 
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -14,28 +13,27 @@ from pasdedeux.train.lora.duet import open_duet
 from pasdedeux.train.lora.files import base_hash, trained, write_lora
 from pasdedeux.train.lora.filmed import filmed
 from pasdedeux.train.lora.layers import Shape
-from pasdedeux.train.lora.run import Course, Run, enrol
+from pasdedeux.train.lora.learner import Course, LoraLearner
+from pasdedeux.train.pupil import Pupil
+from pasdedeux.train.running import train_set
+from pasdedeux.train.together import Turns
 
 BUILTIN = Path("src/pasdedeux/builtin")
 
 
 def main(clips: Path, folder: Path, steps: int, rank: int, rate: float) -> None:
     """Both experts, in turns of 50 steps, then their files."""
-    subject = open_duet(BUILTIN, filmed(clips), 8, batch=4, frames=5, even=True)
+    kept = folder / "spread.safetensors"
+    subject = open_duet(BUILTIN, filmed(clips), 8, kept=kept, batch=4, frames=5, even=True)
+    subject.keep(kept)
     shape = Shape(rank=rank, alpha=float(rank), targets="all")
     course = Course(shape=shape, steps=steps, rate=rate, cooldown=steps // 2, average=0.98)
-    run = Run(subject=subject, pupils=[enrol(subject, k, course, 0) for k in range(2)], folder=folder, save_every=60)
-    losses: list[float] = []
-    began = time.monotonic()
-    for p in run.go():
-        losses.append(p.loss)
-        if p.step % 10 == 0:
-            seconds = (time.monotonic() - began) / len(losses)
-            print(p.expert, p.step, f"{sum(losses) / len(losses):.4f}", p.held, f"{seconds:.2f} s", flush=True)
-            losses, began = [], time.monotonic()
-    for pupil in run.pupils:
+    learners = [LoraLearner(subject, k, course, 0) for k in range(2)]
+    pupils = [Pupil(learner.name, learner, learner.patience) for learner in learners]
+    train_set(pupils, folder, Turns(save_every=60), lambda line: print(line, flush=True), lambda: False)
+    for learner, pupil in zip(learners, pupils, strict=True):
         base = open_safetensors(BUILTIN / f"{pupil.name}.safetensors")
-        result = trained(pupil, subject.differences(pupil.position), base_hash(base), "builtin")
+        result = trained(learner, pupil.weights(), base_hash(base), "builtin")
         print(write_lora(folder / f"night_{pupil.name}_noise.safetensors", result, base.shapes, dtype=torch.bfloat16))
 
 

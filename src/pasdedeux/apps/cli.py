@@ -497,6 +497,9 @@ def train_lora(
     drop: Annotated[float, typer.Option(help="Share of steps without words.")] = 0.1,
     dtype: o.Dtype = "bfloat16",
     device: o.Device = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Tune experts at the same time, one on each: cuda:0,cuda:1.")
+    ] = None,
     form: Annotated[str, typer.Option(help="comfyui, kohya or diffusers.")] = "comfyui",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
@@ -527,6 +530,7 @@ def train_lora(
             drop=drop,
             dtype=dtype,
             device=device,
+            devices=tuple(devices.split(",")) if devices else (),
             form=form,
             strict=strict,
             dry_run=dry_run,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pasdedeux.train.bands import Levels, described, whole
 from pasdedeux.train.config import PairConfig, branches, dense_run
-from pasdedeux.train.forecast import StepMemory, step_memory
+from pasdedeux.train.forecast import StepMemory, in_bytes, step_memory
 from pasdedeux.train.loop import TrainConfig
 
 BYTES_PER_PIXEL = 18
@@ -55,8 +55,3 @@ def parts(memory: StepMemory) -> str:
         f"{in_bytes(memory.compute + memory.gradients)} computing copy and gradients; "
         f"{in_bytes(memory.activations)} activations)"
     )
-
-
-def in_bytes(count: int) -> str:
-    """ "0.42 GB", "31 MB"."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

@@ -1,6 +1,7 @@
 """`pasdedeux train pair`: options to a training configuration; the folder becomes a model folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,24 +80,30 @@ def dry_run(folder: Path, options: PairOptions, say: Callable[[str], None]) -> N
 
 
 def run_training(folder: Path, options: PairOptions, say: Callable[[str], None]) -> None:
-    """Train every stage that is not there yet; `folder` becomes a model folder and gets one to be passed on.
-
-    The first Ctrl-C stops after the step that runs, the second at once; typer.Exit(130) then. A loss that is not
-    finite and a checkpoint that cannot be written are told in one sentence; the checkpoints from before are kept.
-    """
+    """Train every stage that is not there yet; `folder` becomes a model folder and gets one to be passed on."""
     config = pair_config(options)
     folder.mkdir(parents=True, exist_ok=True)
+    with stoppable(folder, say) as stop:
+        make_pair(work_of(folder, config, options, say, stop), dense=options.dense)
+    exported = export(folder, config)
+    say(f"{exported} is a model folder now: pasdedeux animate --model {exported}")
+
+
+@contextmanager
+def stoppable(folder: Path, say: Callable[[str], None]) -> Iterator[Interrupt]:
+    """For training into `folder`: the first Ctrl-C stops after the step that runs, the second at once; typer.Exit(130).
+
+    A loss that is not finite is told in one sentence; the checkpoints from before are kept.
+    """
     try:
         with Interrupt() as stop:
             stop.gentle = True
-            make_pair(work_of(folder, config, options, say, stop), dense=options.dense)
+            yield stop
     except (Paused, KeyboardInterrupt) as error:
         say(f"Stopped{f': {error}' if str(error) else ''}; the same command goes on from here.")
         raise typer.Exit(STOPPED) from error
     except FloatingPointError as error:
         raise fail(f"Training stopped: {error}; the checkpoints from before are in {folder}.") from error
-    exported = export(folder, config)
-    say(f"{exported} is a model folder now: pasdedeux animate --model {exported}")
 
 
 def work_of(

@@ -1,16 +1,14 @@
 """`pasdedeux train lora`: options to a run, its progress, and its files."""
 
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import typer
+from torch import Tensor
 
-from pasdedeux.apps.faults import STOPPED, fail
-from pasdedeux.apps.interrupt import Interrupt
+from pasdedeux.apps.training import stoppable
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle
 from pasdedeux.checkpoints.folder import MANIFEST, read_manifest
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
@@ -18,7 +16,6 @@ from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.engine import checked_device
 from pasdedeux.engine.job import parse_size
 from pasdedeux.engine.model import BUILTIN, model_folder
-from pasdedeux.train.logbook import Logbook
 from pasdedeux.train.lora.cache import Cache
 from pasdedeux.train.lora.dataset import Dataset, DatasetError, read_dataset
 from pasdedeux.train.lora.duet import DuetSubject, open_duet
@@ -26,14 +23,17 @@ from pasdedeux.train.lora.files import FORMS, base_hash, trained, write_lora
 from pasdedeux.train.lora.filmed import draw, filmed, wish_of
 from pasdedeux.train.lora.ingest import Fault, Wish
 from pasdedeux.train.lora.layers import Shape
+from pasdedeux.train.lora.learner import Course, LoraLearner
 from pasdedeux.train.lora.plan import plan_lines
-from pasdedeux.train.lora.run import Course, Progress, Pupil, Run, Stopped, TrainingError, enrol
 from pasdedeux.train.lora.samples import Encoder, Sample
 from pasdedeux.train.lora.wan import WanSubject
+from pasdedeux.train.pupil import Pupil
+from pasdedeux.train.running import train_set
+from pasdedeux.train.together import Turns
 
 Say = Callable[[str], None]
-TOLD_EVERY = 5.0
-"""Seconds between lines of progress."""
+SPREAD = "spread.safetensors"
+"""Where a run of the built-in kind keeps the deviation that it began with."""
 STRIDES = {"wan2.1": (4, 8, 8), "wan2.2": (4, 16, 16)}
 
 
@@ -62,12 +62,14 @@ class LoraOptions:
     drop: float = 0.1
     dtype: str = "bfloat16"
     device: str | None = None
+    devices: tuple[str, ...] = ()
     form: str = "comfyui"
     strict: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        checked_device(self.device)
+        for device in (self.device, *self.devices):
+            checked_device(device)
         if self.form not in FORMS:
             raise ValueError(f'The form is "{self.form}"; it must be one of {", ".join(FORMS)}.')
         if self.dtype not in ("bfloat16", "float16", "float32"):
@@ -130,14 +132,20 @@ def tune(options: LoraOptions, say: Say) -> None:
     taught = _taught(options, names)
     plans = courses(options, taught)
     subject = _duet_subject(folder, options, say) if duet else _wan_subject(find_bundle(folder), options, say)
-    pupils = [enrol(subject, names.index(name), plans[name], options.seed) for name in taught]
-    run = Run(subject=subject, pupils=pupils, folder=options.out, seed=options.seed, sticky=options.sticky)
-    for line in plan_lines(run):
+    learners = [LoraLearner(subject, names.index(name), plans[name], options.seed) for name in taught]
+    turns = Turns(block=options.sticky, devices=options.devices or (checked_device(options.device),))
+    for line in plan_lines(learners, turns):
         say(line)
     if options.dry_run:
         say("Nothing was trained (--dry-run).")
         return
-    _train(run, bases, options, say)
+    if isinstance(subject, DuetSubject):
+        subject.keep(options.out / SPREAD)
+    pupils = [Pupil(learner.name, learner, learner.patience) for learner in learners]
+    with stoppable(options.out, say) as stop:
+        train_set(pupils, options.out, turns, say, stop)
+    for learner, pupil in zip(learners, pupils, strict=True):
+        say(str(_write(learner, pupil.weights(), bases[pupil.name], options)))
 
 
 def _taught(options: LoraOptions, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,56 +166,11 @@ def _bases(folder: Path, duet: bool) -> tuple[tuple[str, ...], dict[str, Weights
     return tuple(expert.name for expert in experts), {expert.name: expert.weights for expert in experts}
 
 
-def _train(run: Run, bases: dict[str, Weights], options: LoraOptions, say: Say) -> None:
-    telling = _Telling(run.pupils, say)
-    try:
-        with Interrupt() as stop, Logbook(options.out) as log:
-            stop.gentle, run.stop = True, stop
-            try:
-                for p in run.go():
-                    log.step(p.expert, p.step, loss=p.loss, rate=p.rate, norm=p.norm, seconds=p.seconds, held=p.held)
-                    telling.step(p)
-            finally:
-                for pupil in run.pupils:
-                    band = [pupil.band.low, pupil.band.high]
-                    log.note(expert=pupil.name, upto=pupil.step, band=band, levels=pupil.histogram)
-    except (Stopped, KeyboardInterrupt) as error:
-        say(f"Stopped{f': {error}' if str(error) else ''}; the same command goes on from here.")
-        raise typer.Exit(STOPPED) from error
-    except TrainingError as error:
-        raise fail(f"{error} What was saved last is in {options.out}.") from error
-    for pupil in run.pupils:
-        name = f"{options.out.name}_{pupil.name}_noise" if pupil.name in ("high", "low") else options.out.name
-        result = trained(pupil, run.subject.differences(pupil.position), base_hash(bases[pupil.name]), options.model)
-        path = options.out / f"{name}.safetensors"
-        say(str(write_lora(path, result, bases[pupil.name].shapes, options.form, torch.bfloat16)))
-
-
-class _Telling:
-    """Lines of progress: loss, throughput, time left."""
-
-    def __init__(self, pupils: Sequence[Pupil], say: Say) -> None:
-        self._pupils, self._say = pupils, say
-        self._losses: list[float] = []
-        self._since = time.monotonic()
-
-    def step(self, progress: Progress) -> None:
-        """Take note of a step, and say how it goes from time to time."""
-        self._losses.append(progress.loss)
-        spent = time.monotonic() - self._since
-        if progress.held is not None:
-            self._say(f"{progress.expert}: step {progress.step}, held-out loss {progress.held:.4f}")
-        if progress.early:
-            self._say(f"{progress.expert}: stopped early at step {progress.step}")
-        if spent > TOLD_EVERY or progress.step == progress.of:
-            speed = len(self._losses) / max(spent, 1e-9)
-            left = sum(0 if p.done else p.course.steps - p.step for p in self._pupils) / speed
-            mean = sum(self._losses) / len(self._losses)
-            self._say(
-                f"{progress.expert}: step {progress.step}/{progress.of}, loss {mean:.4f}, {speed:.2f} steps/s, "
-                f"{left / 60:.0f} min left"
-            )
-            self._losses, self._since = [], time.monotonic()
+def _write(learner: LoraLearner, weights: Mapping[str, Tensor], base: Weights, options: LoraOptions) -> Path:
+    """An expert's file."""
+    name = f"{options.out.name}_{learner.name}_noise" if learner.name in ("high", "low") else options.out.name
+    result = trained(learner, weights, base_hash(base), options.model)
+    return write_lora(options.out / f"{name}.safetensors", result, base.shapes, options.form, torch.bfloat16)
 
 
 def _good(found: Sequence[object], strict: bool, say: Say) -> list[object]:
@@ -233,10 +196,8 @@ def _duet_subject(folder: Path, options: LoraOptions, say: Say) -> DuetSubject:
         dataset = read_dataset(options.data)
         found = draw(dataset.items, wish_of(manifest, frames), Cache(options.out / "cache"), say)
         clips = [one for one in _good(list(found), options.strict, say) if isinstance(one, Path)]
-    device = checked_device(options.device)
-    return open_duet(
-        folder, clips, options.held, batch=options.batch or 4, frames=frames, even=options.even, device=device
-    )
+    kept = options.out / SPREAD
+    return open_duet(folder, clips, options.held, kept=kept, batch=options.batch or 4, frames=frames, even=options.even)
 
 
 def wish_for(bundle: Bundle, options: LoraOptions, dataset: Dataset) -> Wish:

@@ -57,6 +57,26 @@ def collate(clips: list[StoredClip], codec: PatchCodec, handed: list[int], dtype
     return Batch(inputs=joined, clean=truths, weight=weight * (1 - joined.known.float()))
 
 
+def taught(
+    clips: list[StoredClip],
+    codec: PatchCodec,
+    chooser: np.random.Generator,
+    *,
+    window: int | None,
+    handed: float,
+    dtype: torch.dtype,
+) -> Batch:
+    """Clips as a step learns from them: cropped to `window` columns, and `handed` of them given their beginning.
+
+    `handed` is a share; the beginning is one or two latent frames, as in a later segment.
+    """
+    if window:
+        clips = [cropped(clip, window, codec.stride[2]) for clip in clips]
+    most = (len(clips[0].truth) - 1) // codec.stride[0]
+    given = [min(int(chooser.integers(1, 3)), most) if chooser.random() < handed else 0 for _ in clips]
+    return collate(clips, codec, given, dtype)
+
+
 def token_weights(attention: Tensor, codec: PatchCodec) -> Tensor:
     """[B, T, H, W] attention bytes to mean loss weights [B, 1, F, h, w] of the latents that cover them."""
     first, later = codec.patches(pixel_weights(attention)[:, None].expand(-1, 3, -1, -1, -1))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pasdedeux.animate.condition.duet import Planes, Scene, draw_planes, driver_scene, still_scene
 from pasdedeux.animate.inputs import CharacterImage, Keypoints, View
 from pasdedeux.puppets import Character, Choreography, Clip, Light, Place, Poses, render, render_still
+from pasdedeux.train.saving import whole_file
 
 Bytes = NDArray[np.uint8]
 HELD_OUT = 1_000_000
@@ -114,14 +115,9 @@ def face_boxes(clip: Clip) -> list[tuple[int, int, int, int]]:
 
 
 def store(path: Path, take: Take) -> None:
-    """Write a clip as `path` [T, H, W, 18] (planes, truth, attention) and its reference beside it [H, W, 10]."""
+    """Write what was filmed as a clip."""
     planes = draw_planes(take.character, keypoints(take.truth), take.scene)
-    weight = attention_plane(take.truth)[..., None]
-    stack = np.concatenate([planes.scene, planes.carried, planes.pose, planes.face, take.truth.frames, weight], axis=-1)
-    np.save(path.with_suffix(".ref.npy"), planes.reference)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, stack)
-    partial.rename(path)
+    write_clip(path, StoredClip(planes=planes, truth=take.truth.frames, attention=attention_plane(take.truth)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +127,18 @@ class StoredClip:
     planes: Planes
     truth: Bytes
     attention: Bytes
+
+
+def write_clip(path: Path, clip: StoredClip) -> None:
+    """A clip as `path` [T, H, W, 18] (planes, truth, attention) and its reference beside it [H, W, 10].
+
+    Raises SaveError where the disk is full; no half file stays.
+    """
+    p = clip.planes
+    stack = np.concatenate([p.scene, p.carried, p.pose, p.face, clip.truth, clip.attention[..., None]], axis=-1)
+    for name, values in ((path.with_suffix(".ref.npy"), p.reference), (path, stack)):
+        with whole_file(name) as file:
+            np.save(file, values)
 
 
 def opened(path: Path) -> Bytes:
@@ -152,3 +160,8 @@ def load(path: Path, start: int, frames: int) -> StoredClip:
         reference=np.array(opened(path.with_suffix(".ref.npy"))),
     )
     return StoredClip(planes=planes, truth=stack[..., 14:17], attention=stack[..., 17])
+
+
+def stretch(path: Path, chooser: np.random.Generator, frames: int) -> StoredClip:
+    """A random stretch of a stored clip. Raises ValueError where its files are broken."""
+    return load(path, int(chooser.integers(0, opened(path).shape[0] - frames + 1)), frames)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pasdedeux.animate.condition.duet import composite, regions, video_tensor
 from pasdedeux.models.codec import PatchCodec, Projection
-from pasdedeux.train.clips import StoredClip, load, opened
+from pasdedeux.train.clips import StoredClip, load, opened, stretch
 
 WEIGHTS = (1.0, 4.0, 8.0)
 """Loss weight of place, person and face, for attention 0, 128 and 255."""
@@ -31,8 +31,7 @@ def pixel_weights(attention: Tensor) -> Tensor:
 def batch(clips: list[Path], generator: np.random.Generator, count: int, frames: int) -> Iterator[StoredClip]:
     """`count` random stretches of stored clips."""
     for i in generator.integers(0, len(clips), count):
-        total = opened(clips[i]).shape[0]
-        yield load(clips[i], int(generator.integers(0, total - frames + 1)), frames)
+        yield stretch(clips[i], generator, frames)
 
 
 @torch.no_grad()

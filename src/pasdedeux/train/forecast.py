@@ -80,3 +80,8 @@ def saved_bytes(network: DuetTransformer, data: Batch, sigma: Tensor, noise: Ten
         loss = expert_loss(network, data, sigma, noise)
     del loss
     return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+
+
+def in_bytes(count: float) -> str:
+    """ "0.42 GB", "31 MB"."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"

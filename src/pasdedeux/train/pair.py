@@ -16,23 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from pasdedeux.denoise import Handoff, schedule
 from pasdedeux.models.codec import PatchCodec
-from pasdedeux.models.duet import DuetTransformer
+from pasdedeux.models.duet import DuetConfig, DuetTransformer
 from pasdedeux.train.bands import Levels, whole
 from pasdedeux.train.clips import ClipSpec, film, store
 from pasdedeux.train.codec import measure, quality, residual_spread, train_painter
 from pasdedeux.train.config import PairConfig, Paused, Work, branches, dense_run
 from pasdedeux.train.evaluate import Sampling
 from pasdedeux.train.heldout import HeldOut, band_loss, held_out
-from pasdedeux.train.logbook import Logbook
 from pasdedeux.train.loop import TrainConfig, Trainer
 from pasdedeux.train.previews import Previews, previews
-from pasdedeux.train.telling import Teller
-from pasdedeux.train.together import Patience, Pupil, SetTrainer, Turns
+from pasdedeux.train.pupil import Patience, Pupil
+from pasdedeux.train.running import train_set
+from pasdedeux.train.saving import whole_file
+from pasdedeux.train.together import Turns
 
 JUDGED = 16
 """How many of the last clips judge the codec, which has not seen them."""
@@ -100,30 +101,24 @@ def make_painter(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
     save_file({k: v.contiguous() for k, v in codec.state_dict().items()}, path)
 
 
+def model_config(config: PairConfig) -> DuetConfig:
+    """The experts' sizes."""
+    return replace(config.model, channels=config.codec.channels)
+
+
 def make_model(config: PairConfig, spread: Tensor) -> DuetTransformer:
     """An untrained expert; the same weights for the same seed."""
     torch.manual_seed(config.seed)
-    model = DuetTransformer(replace(config.model, channels=config.codec.channels))
+    model = DuetTransformer(model_config(config))
     model.spread.copy_(spread)
     return model
 
 
-def train(pupils: Sequence[Pupil], work: Work, *, shown: Previews | None = None) -> None:
+def train(pupils: Sequence[Pupil], work: Work, device: str, *, shown: Previews | None = None) -> None:
     """Train a set to its end, from its checkpoints on. Raises Paused, after saving, when asked to stop."""
-    devices = work.devices or (pupils[0].trainer.config.device,)
-    turns = Turns(block=work.block, devices=devices, save_every=work.save_every)
-    trainer = SetTrainer(pupils, work.folder, turns)
-    trainer.resume()
-    for pupil in pupils:
-        if pupil.step:
-            work.report(f"{pupil.name}: resumed at step {pupil.step}/{pupil.steps}")
-    with Logbook(work.folder) as log:
-        log.note(began={pupil.name: pupil.step for pupil in pupils}, time=time.time())
-        every = 0.0 if work.preview_every is None else work.preview_every
-        teller = Teller(pupils, work.report, log, folder=work.folder, previews=shown, preview_every=every)
-        if not trainer.run(teller, work.stop):
-            where = ", ".join(f"{pupil.name} stopped at step {pupil.step} of {pupil.steps}" for pupil in pupils)
-            raise Paused(where)
+    turns = Turns(block=work.block, devices=work.devices or (device,), save_every=work.save_every)
+    every = work.preview_every or 0.0
+    train_set(pupils, work.folder, turns, work.report, work.stop, previews=shown, preview_every=every)
 
 
 def make_trunk(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
@@ -132,7 +127,8 @@ def make_trunk(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
     if not spread_file.exists():
         save_file({"spread": residual_spread(codec, clips, config.seed)}, spread_file)
     model = make_model(config, load_file(spread_file)["spread"])
-    train([Pupil("trunk", Trainer(model, codec, whole(config.shift), config.trunk), clips)], work)
+    trainer = Trainer(model, codec, whole(config.shift), config.trunk, clips)
+    train([Pupil("trunk", trainer)], work, config.trunk.device)
 
 
 def make_experts(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
@@ -141,12 +137,10 @@ def make_experts(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
     if all((work.folder / f"{name}.safetensors").exists() for name in plan):
         return
     trunk = torch.load(work.folder / "trunk.pt", weights_only=True, map_location="cpu")
+    trainers = {name: branch(work.config, trunk, codec, clips, *own) for name, own in plan.items()}
     patience = patience_of(work.config, codec)
-    pupils = [
-        Pupil(name, branch(work.config, trunk, codec, levels, run), clips, patience(levels) if patience else None)
-        for name, (levels, run) in plan.items()
-    ]
-    train(pupils, work, shown=previews_of(work, codec))
+    pupils = [Pupil(name, one, patience(one) if patience else None) for name, one in trainers.items()]
+    train(pupils, work, work.config.branch.device, shown=previews_of(work, codec))
     for pupil in pupils:
         write_weights(work.folder, pupil)
 
@@ -157,14 +151,16 @@ def make_dense(work: Work, codec: PatchCodec, clips: list[Path]) -> None:
         return
     trunk = torch.load(work.folder / "trunk.pt", weights_only=True, map_location="cpu")
     levels, run = whole(work.config.shift), dense_run(work.config)
-    pupil = Pupil("dense", branch(work.config, trunk, codec, levels, run), clips)
-    train([pupil], replace(work, devices=()))
+    pupil = Pupil("dense", branch(work.config, trunk, codec, clips, levels, run))
+    train([pupil], replace(work, devices=()), run.device)
     write_weights(work.folder, pupil)
 
 
-def branch(config: PairConfig, trunk: dict[str, Any], codec: PatchCodec, levels: Levels, run: TrainConfig) -> Trainer:
+def branch(
+    config: PairConfig, trunk: dict[str, Any], codec: PatchCodec, clips: list[Path], levels: Levels, run: TrainConfig
+) -> Trainer:
     """A trainer that starts from the trunk's averaged weights; it waits on the processor for its turn."""
-    trainer = Trainer(make_model(config, trunk["spread"]), codec, levels, replace(run, device="cpu"))
+    trainer = Trainer(make_model(config, trunk["spread"]), codec, levels, replace(run, device="cpu"), clips)
     trainer.start_from(trunk["average"])
     return trainer
 
@@ -172,28 +168,27 @@ def branch(config: PairConfig, trunk: dict[str, Any], codec: PatchCodec, levels:
 def write_weights(folder: Path, pupil: Pupil) -> None:
     """An expert's averaged weights as `folder`/NAME.safetensors."""
     path = folder / f"{pupil.name}.safetensors"
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous().cpu() for k, v in pupil.weights().items()}, partial)
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.write(save({name: weight.contiguous().cpu() for name, weight in pupil.weights().items()}))
 
 
-def patience_of(config: PairConfig, codec: PatchCodec) -> Callable[[Levels], Patience] | None:
-    """How an expert of given levels is judged for an early stop, if one was asked for."""
+def patience_of(config: PairConfig, codec: PatchCodec) -> Callable[[Trainer], Patience] | None:
+    """How an expert is judged for an early stop, if one was asked for."""
     if not config.patience:
         return None
     dtype = getattr(torch, config.branch.dtype)
     held = held_out(codec, config.shift, count=config.judged, frames=9, size=config.size, dtype=dtype)
 
-    def patience(levels: Levels) -> Patience:
-        return Patience(judge=lambda t: judged(t, held, levels), every=config.judge_every, times=config.patience)
+    def patience(trainer: Trainer) -> Patience:
+        return Patience(judge=lambda: judged(trainer, held), every=config.judge_every, times=config.patience)
 
     return patience
 
 
-def judged(trainer: Trainer, held: HeldOut, levels: Levels) -> float:
+def judged(trainer: Trainer, held: HeldOut) -> float:
     """The averaged weights' held-out loss in their own band."""
     with trainer.averaged_model() as model:
-        return band_loss(model, held, levels)
+        return band_loss(model, held, trainer.levels)
 
 
 def previews_of(work: Work, codec: PatchCodec) -> Previews | None:
@@ -202,7 +197,7 @@ def previews_of(work: Work, codec: PatchCodec) -> Previews | None:
     if work.preview_every is None:
         return None
     how = Sampling(sigmas=schedule(c.sampling_steps, c.shift), solver=c.solver, batch=2)
-    return previews(codec, Handoff(c.bounds), how, getattr(torch, c.branch.dtype), size=c.size)
+    return previews(model_config(c), codec, Handoff(c.bounds), how, getattr(torch, c.branch.dtype), size=c.size)
 
 
 def make_pair(work: Work, *, dense: bool) -> None:

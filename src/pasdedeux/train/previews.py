@@ -12,9 +12,9 @@ from pasdedeux.animate.condition.duet import DuetPrompt, denoiser, video_tensor
 from pasdedeux.animate.images import save_png
 from pasdedeux.denoise import Expert, ExpertSet, Handoff
 from pasdedeux.models.codec import PatchCodec
-from pasdedeux.models.duet import DuetTransformer
+from pasdedeux.models.duet import DuetConfig, DuetTransformer
 from pasdedeux.train.evaluate import Exam, Sampling, exam, join, sample, start
-from pasdedeux.train.together import Pupil
+from pasdedeux.train.pupil import Pupil
 
 Bytes = NDArray[np.uint8]
 CLIPS = 2
@@ -25,6 +25,7 @@ class Previews:
     """Clips that are sampled again and again, from the same noise, through all experts of a set."""
 
     exams: tuple[Exam, ...]
+    model: DuetConfig
     codec: PatchCodec
     handoff: Handoff
     how: Sampling
@@ -41,7 +42,7 @@ class Previews:
 
     def _model(self, pupil: Pupil) -> DuetTransformer:
         """A copy with the averaged weights: the one in training is left alone."""
-        model = DuetTransformer(pupil.trainer.model.config)
+        model = DuetTransformer(self.model)
         model.load_state_dict(pupil.weights())
         return model.to(dtype=self.dtype)
 
@@ -51,11 +52,13 @@ def moments(clip: Bytes) -> Bytes:
     return np.concatenate([clip[t] for t in (0, len(clip) // 2, len(clip) - 1)], axis=1)
 
 
-def previews(codec: PatchCodec, handoff: Handoff, how: Sampling, dtype: torch.dtype, *, size: int) -> Previews:
+def previews(
+    model: DuetConfig, codec: PatchCodec, handoff: Handoff, how: Sampling, dtype: torch.dtype, *, size: int
+) -> Previews:
     """Previews of the first held-out clips, one in each mode, with the character's exact joints."""
     modes = ("animate", "replace")
     exams = tuple(exam(i, codec, modes[i % 2], True, dtype, frames=9, size=size) for i in range(CLIPS))
-    return Previews(exams=exams, codec=codec, handoff=handoff, how=how, dtype=dtype)
+    return Previews(exams=exams, model=model, codec=codec, handoff=handoff, how=how, dtype=dtype)
 
 
 def write_preview(folder: Path, steps: int, picture: Bytes) -> Path:

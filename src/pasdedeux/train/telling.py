@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pasdedeux.train.logbook import Logbook
-from pasdedeux.train.loop import Progress
+from pasdedeux.train.masters import Progress
 from pasdedeux.train.previews import Previews, write_preview
-from pasdedeux.train.together import Clock, Pupil
+from pasdedeux.train.pupil import Pupil
+from pasdedeux.train.together import Clock
 
-EVERY = 50
-"""Steps between lines."""
+EVERY, SECONDS = 50, 30.0
+"""Steps between lines of an expert; seconds after which there is one, however slow the steps are."""
 
 
 class Teller:
@@ -28,7 +29,7 @@ class Teller:
         preview_every: float = 0.0,
     ) -> None:
         self._pupils, self._report, self._log, self._folder = pupils, report, log, folder
-        self._previews, self._clock = previews, Clock(preview_every)
+        self._previews, self._clock, self._silent = previews, Clock(preview_every), Clock(SECONDS)
         self._losses: dict[str, list[float]] = {pupil.name: [] for pupil in pupils}
         self._began, self._made = time.monotonic(), 0
         self._lock = threading.Lock()
@@ -43,7 +44,7 @@ class Teller:
             )
             if held is not None:
                 self._report(f"{pupil.name}: step {progress.step} held-out loss {held:.4f}")
-            if progress.step % EVERY == 0:
+            if progress.step % EVERY == 0 or pupil.ended or self._silent.struck():
                 self._report(self._line(pupil, progress))
             if pupil.ended:
                 self.end(pupil)
@@ -57,13 +58,13 @@ class Teller:
         return (
             f"{pupil.name}: step {progress.step}/{pupil.steps} loss {sum(losses) / len(losses):.4f} "
             f"rate {progress.rate:.1e} norm {progress.norm:.2f}, "
-            f"{speed * pupil.trainer.config.batch:.1f} clips/s, {left / speed / 60:.0f} min left"
+            f"{speed * pupil.learner.batch:.1f} clips/s, {left / speed / 60:.0f} min left"
         )
 
     def end(self, pupil: Pupil) -> None:
-        """Say on which noise levels an expert was trained."""
-        drawn = pupil.trainer.drawn
-        self._report(f"{pupil.name}: {drawn.line()}")
+        """Say on which noise levels an expert was trained, and whether it ended early."""
+        drawn, early = pupil.learner.drawn, f"ended early at step {pupil.step}; " if pupil.gave_up else ""
+        self._report(f"{pupil.name}: {early}{drawn.line()}")
         self._log.note(expert=pupil.name, ended=pupil.step, early=pupil.gave_up, drawn=drawn.state())
 
     def preview(self) -> None:

@@ -10,86 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from pasdedeux.train.masters import Progress
+from pasdedeux.train.pupil import Pupil
 
-from pasdedeux.train.loop import Progress, Trainer, save_whole
-
-Judge = Callable[[Trainer], float]
 Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """Early stop: `judge` gives a held-out loss every `every` steps; `times` in a row without a better one end it."""
-
-    judge: Judge
-    every: int
-    times: int
-
-
-class Pupil:
-    """One expert of a set in training: its trainer, the clips it reads, and when it has learnt enough."""
-
-    def __init__(self, name: str, trainer: Trainer, clips: list[Path], patience: Patience | None = None) -> None:
-        self.name, self.trainer, self.clips, self.patience = name, trainer, clips, patience
-        self.judged: list[tuple[int, float]] = []
-        self.best: list[Tensor] | None = None
-        self._saved = -1
-
-    @property
-    def step(self) -> int:
-        """Steps made."""
-        return self.trainer.step_number
-
-    @property
-    def steps(self) -> int:
-        """Steps to be made, if nothing ends it before."""
-        return self.trainer.config.steps
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether the held-out loss has stopped falling."""
-        if self.patience is None or not self.judged:
-            return False
-        best = min(range(len(self.judged)), key=lambda k: self.judged[k][1])
-        return len(self.judged) - 1 - best >= self.patience.times
-
-    @property
-    def ended(self) -> bool:
-        """Whether no step is left to be made."""
-        return self.step >= self.steps or self.gave_up
-
-    def look(self) -> float | None:
-        """Judge the averaged weights if it is time to, and keep the best; the held-out loss, if it was measured."""
-        if self.patience is None or self.step % self.patience.every:
-            return None
-        loss = self.patience.judge(self.trainer)
-        if all(loss < before for _, before in self.judged):
-            self.best = [a.detach().to("cpu", copy=True) for a in self.trainer.average]
-        self.judged.append((self.step, loss))
-        return loss
-
-    def weights(self) -> dict[str, Tensor]:
-        """The averaged weights by name, float32: the best that were judged, or else the last."""
-        averaged = self.trainer.averaged()
-        if self.best is not None:
-            averaged |= dict(zip(self.trainer.names, (b.clone() for b in self.best), strict=True))
-        return averaged
-
-    def save(self, path: Path) -> None:
-        """Write the checkpoint unless it is written. Raises SaveError, the last one then being as it was."""
-        if self._saved != self.step:
-            save_whole(self.trainer.state() | {"judged": self.judged, "best": self.best}, path)
-            self._saved = self.step
-
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        state = self.trainer.restore(path)
-        self.judged = [(int(step), float(loss)) for step, loss in state.get("judged", [])]
-        self.best, self._saved = state.get("best"), self.step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +27,10 @@ class Turns:
     block: int = 50
     devices: tuple[str, ...] = ("cpu",)
     save_every: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise ValueError(f"A turn is {self.block} steps; it must be 1 or more.")
 
 
 Watch = Callable[[Pupil, Progress, float | None], None]
@@ -158,23 +90,24 @@ class SetTrainer:
         """Turns on one device until all of the group have ended or somebody asks to stop."""
         clock = Clock(self.turns.save_every)
         for pupil in group:
-            pupil.trainer.place(device if len(group) == 1 else "cpu")
+            pupil.learner.place(device if len(group) == 1 else "cpu")
         while (pupil := furthest_behind(group)) is not None and not stop():
             for other in group:
                 if other is not pupil:
-                    other.trainer.place("cpu")
-            pupil.trainer.place(device)
+                    other.learner.place("cpu")
+            pupil.learner.place(device)
             self._block(pupil, group, clock, watch, stop)
         self.save(group)
 
     def _block(self, pupil: Pupil, group: Sequence[Pupil], clock: "Clock", watch: Watch, stop: Stop) -> None:
         until = min((pupil.step // self.turns.block + 1) * self.turns.block, pupil.steps)
-        for progress in named(pupil.name, pupil.trainer.run(pupil.clips, until)):
-            watch(pupil, progress, pupil.look())
-            if clock.struck():
-                self.save(group)
-            if pupil.ended or stop():
-                return
+        with closing(pupil.learner.run(until)) as steps:
+            for progress in named(pupil.name, steps):
+                watch(pupil, progress, pupil.look())
+                if clock.struck():
+                    self.save(group)
+                if pupil.ended or stop():
+                    return
 
     def save(self, group: Sequence[Pupil]) -> None:
         """Write what has changed."""

@@ -44,11 +44,11 @@ def small_codec(pictures: list[Path]) -> PatchCodec:
 
 
 @pytest.fixture(scope="session")
-def small_trainer(small_codec: PatchCodec) -> MakeTrainer:
-    """Trainers of a small model; the same weights for the same seed."""
+def small_trainer(small_codec: PatchCodec, pictures: list[Path]) -> MakeTrainer:
+    """Trainers of a small model on them; the same weights for the same seed."""
 
     def make(config: TrainConfig, levels: Levels) -> Trainer:
         torch.manual_seed(1 + config.seed)
-        return Trainer(DuetTransformer(SMALL), small_codec, levels, config)
+        return Trainer(DuetTransformer(SMALL), small_codec, levels, config, pictures)
 
     return make

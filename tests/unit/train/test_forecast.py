@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from torch import Tensor
@@ -19,11 +18,9 @@ MakeTrainer = Callable[[TrainConfig, Levels], Trainer]
 RUN = TrainConfig(steps=4, batch=2, frames=5, dtype="float32")
 
 
-def test_a_step_keeps_what_was_foretold(
-    small_trainer: MakeTrainer, small_codec: PatchCodec, pictures: list[Path]
-) -> None:
+def test_a_step_keeps_what_was_foretold(small_trainer: MakeTrainer, small_codec: PatchCodec) -> None:
     trainer = small_trainer(RUN, whole(5.0))
-    data, sigma, noise = trainer.batch_for(0, pictures)
+    data, sigma, noise = trainer.batch_for(0)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

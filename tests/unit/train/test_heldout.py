@@ -28,9 +28,9 @@ def held(pictures: list[Path], small_codec: PatchCodec) -> HeldOut:
 
 
 @pytest.fixture(scope="module")
-def model(small_trainer: MakeTrainer, pictures: list[Path]) -> DuetTransformer:
+def model(small_trainer: MakeTrainer) -> DuetTransformer:
     trainer = small_trainer(RUN, whole(5.0))
-    list(trainer.run(pictures))
+    list(trainer.run(trainer.steps))
     with trainer.averaged_model() as averaged:
         return averaged
 
@@ -68,15 +68,13 @@ def test_a_bands_loss_is_of_its_levels(held: HeldOut, model: DuetTransformer) ->
     assert band_loss(model, held, whole(5.0), draws=8) == both
 
 
-def test_what_is_measured_does_not_disturb_training(
-    held: HeldOut, small_trainer: MakeTrainer, pictures: list[Path]
-) -> None:
+def test_what_is_measured_does_not_disturb_training(held: HeldOut, small_trainer: MakeTrainer) -> None:
     one, other = small_trainer(RUN, whole(5.0)), small_trainer(RUN, whole(5.0))
-    for step in one.run(pictures):
+    for step in one.run(one.steps):
         if step.step % 7 == 0:
             with one.averaged_model() as averaged:
                 curve(averaged, held)
-    list(other.run(pictures))
+    list(other.run(other.steps))
     assert all(torch.equal(a, b) for a, b in zip(one.average, other.average, strict=True))
 
 

@@ -13,8 +13,12 @@ import torch
 
 from pasdedeux.denoise import Handoff
 from pasdedeux.train.bands import Levels, bands
-from pasdedeux.train.loop import Progress, SaveError, TrainConfig, Trainer
-from pasdedeux.train.together import Patience, Pupil, SetTrainer, Turns, furthest_behind
+from pasdedeux.train.loop import TrainConfig, Trainer
+from pasdedeux.train.masters import Progress
+from pasdedeux.train.pupil import Patience, Pupil
+from pasdedeux.train.running import train_set
+from pasdedeux.train.saving import SaveError
+from pasdedeux.train.together import SetTrainer, Turns, furthest_behind
 
 MakeTrainer = Callable[[TrainConfig, Levels], Trainer]
 RUN = TrainConfig(steps=6, batch=1, frames=5, dtype="float32", warmup=2, cooldown=3, handed=0.5)
@@ -30,44 +34,40 @@ def never() -> bool:
     return False
 
 
-def pupils(make: MakeTrainer, clips: list[Path], steps: tuple[int, ...] = (6, 6, 6)) -> list[Pupil]:
+def pupils(make: MakeTrainer, steps: tuple[int, ...] = (6, 6, 6)) -> list[Pupil]:
     runs = [replace(RUN, seed=k, steps=n) for k, n in enumerate(steps)]
-    return [Pupil(n, make(run, band), clips) for n, run, band in zip(NAMES, runs, THREE, strict=True)]
+    return [Pupil(n, make(run, band)) for n, run, band in zip(NAMES, runs, THREE, strict=True)]
 
 
 def equal(first: Pupil, second: Pupil) -> bool:
     """Weights, averages and moments, to the last bit."""
-    one, other = first.trainer, second.trainer
+    one, other = first.learner, second.learner
     kept = [[*t.masters, *t.average, *(m[k] for m in t.optimiser.state.values() for k in m)] for t in (one, other)]
     return first.step == second.step and all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
 
 
-def test_alternating_side_by_side_and_alone_learn_the_same(
-    small_trainer: MakeTrainer, pictures: list[Path], tmp_path: Path
-) -> None:
+def test_alternating_side_by_side_and_alone_learn_the_same(small_trainer: MakeTrainer, tmp_path: Path) -> None:
     made = []
     for k, turns in enumerate((Turns(block=2), Turns(block=4, devices=("cpu", "cpu")), Turns(devices=("cpu",) * 3))):
         (tmp_path / str(k)).mkdir()
-        own = pupils(small_trainer, pictures)
+        own = pupils(small_trainer)
         assert SetTrainer(own, tmp_path / str(k), turns).run(seen, never)
         made.append(own)
-    alone = pupils(small_trainer, pictures)
+    alone = pupils(small_trainer)
     for pupil in alone:
-        list(pupil.trainer.run(pictures))
+        list(pupil.learner.run(6))
     assert all(equal(a, b) for other in made for a, b in zip(other, alone, strict=True))
 
 
-def test_turns_are_sticky_and_keep_to_the_shares(
-    small_trainer: MakeTrainer, pictures: list[Path], tmp_path: Path
-) -> None:
+def test_turns_are_sticky_and_keep_to_the_shares(small_trainer: MakeTrainer, tmp_path: Path) -> None:
     order: list[str] = []
-    own = pupils(small_trainer, pictures, (8, 4, 4))
+    own = pupils(small_trainer, (8, 4, 4))
     SetTrainer(own, tmp_path, Turns(block=2)).run(lambda pupil, _, __: order.append(pupil.name), never)
     assert "".join(order) == "aabbccaaaabbccaa"
 
 
 def test_only_one_expert_at_a_time_is_on_the_device(
-    small_trainer: MakeTrainer, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where: dict[int, str] = {}
     most = 0
@@ -78,18 +78,18 @@ def test_only_one_expert_at_a_time_is_on_the_device(
         most = max(most, list(where.values()).count("gpu"))
 
     monkeypatch.setattr(Trainer, "place", place)
-    own = pupils(small_trainer, pictures)
+    own = pupils(small_trainer)
     SetTrainer(own, tmp_path, Turns(block=2, devices=("gpu",))).run(seen, never)
     assert most == 1
     assert len(where) == 3
 
 
 @pytest.mark.gpu
-def test_everything_moves_and_nothing_changes(small_trainer: MakeTrainer, pictures: list[Path]) -> None:
-    moved, still = (pupils(small_trainer, pictures)[0] for _ in range(2))
-    for trainer in (moved.trainer, still.trainer):
-        list(trainer.run(pictures, until=2))
-    trainer = moved.trainer
+def test_everything_moves_and_nothing_changes(small_trainer: MakeTrainer) -> None:
+    moved, still = (pupils(small_trainer)[0] for _ in range(2))
+    for trainer in (moved.learner, still.learner):
+        list(trainer.run(2))
+    trainer = moved.learner
     trainer.place("cuda")
     held = [*trainer.model.parameters(), *trainer.masters, *trainer.average]
     held += [m[name] for m in trainer.optimiser.state.values() for name in ("exp_avg", "exp_avg_sq")]
@@ -100,60 +100,58 @@ def test_everything_moves_and_nothing_changes(small_trainer: MakeTrainer, pictur
     trainer.place("cuda")
     # The optimiser still steps the very same masters.
     before = [m.detach().clone() for m in trainer.masters]
-    list(trainer.run(pictures, until=3))
+    list(trainer.run(3))
     assert not any(torch.equal(a, b) for a, b in zip(before, trainer.masters, strict=True) if a.ndim > 1)
 
 
-def test_a_stopped_run_goes_on_with_the_same_bits(
-    small_trainer: MakeTrainer, pictures: list[Path], tmp_path: Path
-) -> None:
-    whole = pupils(small_trainer, pictures)
+def test_a_stopped_run_goes_on_with_the_same_bits(small_trainer: MakeTrainer, tmp_path: Path) -> None:
+    whole = pupils(small_trainer)
     (tmp_path / "whole").mkdir()
     SetTrainer(whole, tmp_path / "whole", Turns(block=2)).run(seen, never)
     for patience in (3, 5, 4, 20):
-        own, asked = pupils(small_trainer, pictures), iter(range(100))
+        own, asked = pupils(small_trainer), iter(range(100))
         trainer = SetTrainer(own, tmp_path, Turns(block=2))
         trainer.resume()
         ended = trainer.run(seen, lambda asked=asked, patience=patience: next(asked) >= patience)
     assert ended
     assert all(equal(a, b) for a, b in zip(own, whole, strict=True))
-    assert [p.trainer.drawn.state() for p in own] == [p.trainer.drawn.state() for p in whole]
+    assert [p.learner.drawn.state() for p in own] == [p.learner.drawn.state() for p in whole]
 
 
 @pytest.mark.parametrize("stop_at", [None, 4])
 def test_an_expert_ends_early_with_its_best_weights(
-    small_trainer: MakeTrainer, pictures: list[Path], tmp_path: Path, stop_at: int | None
+    small_trainer: MakeTrainer, tmp_path: Path, stop_at: int | None
 ) -> None:
     losses = {1: 5.0, 2: 4.0, 3: 4.5, 4: 4.2, 5: 1.0}
 
     def one() -> Pupil:
-        patience = Patience(judge=lambda trainer: losses[trainer.step_number], every=1, times=2)
-        return Pupil("a", small_trainer(RUN, THREE[0]), pictures, patience)
+        trainer = small_trainer(RUN, THREE[0])
+        return Pupil("a", trainer, Patience(judge=lambda: losses[trainer.step_number], every=1, times=2))
 
     second = small_trainer(RUN, THREE[0])
-    list(second.run(pictures, until=2))
+    list(second.run(2))
     pupil = one()
     if stop_at is not None:
         SetTrainer([pupil], tmp_path, Turns()).run(seen, lambda: pupil.step >= 3)
         pupil = one()
-    trainer = SetTrainer([pupil], tmp_path, Turns())
-    trainer.resume()
-    assert trainer.run(seen, never)
+    said: list[str] = []
+    train_set([pupil], tmp_path, Turns(), said.append, never)
     assert (pupil.step, pupil.gave_up) == (4, True)
+    assert any(line.startswith("a: ended early at step 4; ") for line in said)
     best, truth = pupil.weights(), second.averaged()
     assert all(torch.equal(best[name], truth[name]) for name in truth)
 
 
 def test_a_loss_that_is_not_finite_names_the_expert_and_keeps_the_checkpoint(
-    small_trainer: MakeTrainer, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(trainer: Trainer, step: int, clips: list[Path]) -> object:
-        data, sigma, noise = whole(trainer, step, clips)
+    def broken(trainer: Trainer, step: int) -> object:
+        data, sigma, noise = whole(trainer, step)
         return data, sigma, noise * (float("nan") if trainer.levels is THREE[1] and step == 3 else 1)
 
     whole = Trainer.batch_for
     monkeypatch.setattr(Trainer, "batch_for", broken)
-    own = pupils(small_trainer, pictures)
+    own = pupils(small_trainer)
     with pytest.raises(FloatingPointError, match="b: the loss is nan at step 3"):
         SetTrainer(own, tmp_path, Turns(block=2, save_every=0)).run(seen, never)
     kept = torch.load(tmp_path / "b.pt", weights_only=True)
@@ -161,21 +159,21 @@ def test_a_loss_that_is_not_finite_names_the_expert_and_keeps_the_checkpoint(
     assert all(bool(m.isfinite().all()) for m in kept["masters"])
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing(small_trainer: MakeTrainer, pictures: list[Path]) -> None:
-    trainer = pupils(small_trainer, pictures)[0].trainer
+def test_a_gradient_that_is_not_finite_changes_nothing(small_trainer: MakeTrainer) -> None:
+    trainer = pupils(small_trainer)[0].learner
     before = [m.detach().clone() for m in trainer.masters]
     trainer.model.head.first.weight.register_hook(lambda grad: grad * float("inf"))  # type: ignore[union-attr]
     with pytest.raises(FloatingPointError, match="gradient's norm is"):
-        trainer.step(*trainer.batch_for(0, pictures))
+        trainer.step(*trainer.batch_for(0))
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.masters, strict=True))
 
 
-def test_whose_turn_it_is(small_trainer: MakeTrainer, pictures: list[Path]) -> None:
-    own = pupils(small_trainer, pictures, (8, 4, 2))
-    own[0].trainer.step_number, own[1].trainer.step_number, own[2].trainer.step_number = 3, 1, 2
+def test_whose_turn_it_is(small_trainer: MakeTrainer) -> None:
+    own = pupils(small_trainer, (8, 4, 2))
+    own[0].learner.step_number, own[1].learner.step_number, own[2].learner.step_number = 3, 1, 2
     assert furthest_behind(own) is own[1]
     for pupil in own:
-        pupil.trainer.step_number = pupil.steps
+        pupil.learner.step_number = pupil.steps
     assert furthest_behind(own) is None
 
 
@@ -190,8 +188,10 @@ from pasdedeux.models.codec import CodecConfig, PatchCodec
 from pasdedeux.models.duet import DuetTransformer
 from pasdedeux.train.bands import bands
 from pasdedeux.train.codec import measure
-from pasdedeux.train.loop import SaveError, TrainConfig, Trainer
-from pasdedeux.train.together import Pupil, SetTrainer, Turns
+from pasdedeux.train.loop import TrainConfig, Trainer
+from pasdedeux.train.pupil import Pupil
+from pasdedeux.train.saving import SaveError
+from pasdedeux.train.together import SetTrainer, Turns
 torch.set_num_threads(1)
 folder = Path({folder!r})
 (folder / "clips").mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ measure(codec, clips, 0, count=20)
 def pupil(k, name, band):
     config = TrainConfig(seed=k, steps=40, batch=1, frames=5, dtype="float32", warmup=2, cooldown=9, handed=0.5)
     torch.manual_seed(1 + k)
-    return Pupil(name, Trainer(DuetTransformer(SMALL), codec, band, config), clips)
+    return Pupil(name, Trainer(DuetTransformer(SMALL), codec, band, config, clips))
 pupils = [pupil(k, "ab"[k], band) for k, band in enumerate(bands(Handoff((0.8,)), 5.0))]
 trainer = SetTrainer(pupils, folder, Turns(block=7, save_every=0))
 trainer.resume()
@@ -259,13 +259,14 @@ def test_a_disk_that_is_full_loses_nothing_of_the_last_checkpoint(tmp_path: Path
     process = child(tmp_path / "full", FULL)
     said, _ = process.communicate()
     assert process.returncode == 0
-    assert "refused: The checkpoint" in said
-    assert "the last one is kept" in said
+    assert "refused: " in said
+    assert ".pt could not be written" in said
+    assert "what was there before is kept" in said
     assert torch.load(tmp_path / "full" / "a.pt", weights_only=True)["step"] == 2
     assert not list((tmp_path / "full").glob("*.partial"))
 
 
-def test_saving_says_what_is_wrong(small_trainer: MakeTrainer, pictures: list[Path], tmp_path: Path) -> None:
-    own = pupils(small_trainer, pictures)[0]
+def test_saving_says_what_is_wrong(small_trainer: MakeTrainer, tmp_path: Path) -> None:
+    own = pupils(small_trainer)[0]
     with pytest.raises(SaveError, match="could not be written"):
         own.save(tmp_path / "nowhere" / "a.pt")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pasdedeux.train.lora.run import write_whole
+from pasdedeux.train.saving import whole_file
 
 FORMAT = "1"
 _HEAD, _SAMPLE, _SAMPLES = 2**20, 2**16, 64
@@ -43,9 +43,11 @@ class Cache:
         return tensors if said == digest(tensors) else None
 
     def write(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Keep an entry. Raises TrainingError where the disk is full; no half entry stays."""
+        """Keep an entry. Raises SaveError where the disk is full; no half entry stays."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        write_whole(path, save(kept, {"digest": digest(kept)}))
+        with whole_file(path) as file:
+            file.write(save(kept, {"digest": digest(kept)}))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

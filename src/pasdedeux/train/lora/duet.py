@@ -4,11 +4,15 @@ Where the clips differ from what the pair knows everywhere in the picture, as a 
 expects around its base is no longer true; it is measured anew, and is part of the LoRA.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pasdedeux.checkpoints.folder import Manifest, load_codec, load_expert, read_manifest
@@ -16,10 +20,12 @@ from pasdedeux.denoise import Handoff
 from pasdedeux.models.codec import PatchCodec
 from pasdedeux.models.duet import DuetTransformer
 from pasdedeux.train.bands import Band, bands
-from pasdedeux.train.clips import load
+from pasdedeux.train.batches import Batch, taught
+from pasdedeux.train.clips import stretch
 from pasdedeux.train.codec import residual_spread
-from pasdedeux.train.loop import Batch, collate, cropped, expert_loss
-from pasdedeux.train.lora.run import Draw, Lesson
+from pasdedeux.train.lora.subject import Draw, Lesson
+from pasdedeux.train.losses import expert_loss
+from pasdedeux.train.saving import whole_file
 
 HANDED = 0.3
 """Share of samples whose first one or two latent frames are given, as in a later segment."""
@@ -49,6 +55,13 @@ class DuetSubject:
     even: bool = False
     device: str = "cpu"
 
+    def keep(self, path: Path) -> None:
+        """Write the deviation for whoever goes on, unless it is there. Raises SaveError where the disk is full."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as file:
+                file.write(save({"spread": self.spread}))
+
     @property
     def names(self) -> tuple[str, ...]:
         """As the manifest has them."""
@@ -64,11 +77,16 @@ class DuetSubject:
         """Lessons that are held out."""
         return len(self.held_clips)
 
-    def open(self, position: int) -> DuetTransformer:
-        """An expert, mapped from its file."""
+    def on(self, device: str) -> Self:
+        """The same, computing on a device."""
+        return replace(self, device=device)
+
+    @contextmanager
+    def opened(self, position: int, passes: Sequence[bool]) -> Iterator[DuetTransformer]:
+        """An expert, mapped from its file; it is small, so all of it is there for all passes."""
         module = load_expert(self.folder, self.manifest, self.manifest.experts[position], self.device)
         module.spread = self.spread.to(module.spread)
-        return module
+        yield module
 
     def lesson(self, draw: Draw) -> Lesson:
         """Stretches of clips, a function of the draw."""
@@ -77,23 +95,18 @@ class DuetSubject:
             paths = [self.held_clips[(-1 - draw.step) % len(self.held_clips)]]
         else:
             paths = [self.clips[i] for i in chooser.integers(0, len(self.clips), self.batch)]
-        stretch = []
-        for path in paths:
-            total = np.load(path, mmap_mode="r").shape[0]
-            clip = load(path, int(chooser.integers(0, total - self.frames + 1)), self.frames)
-            if self.even:
-                clip = replace(clip, attention=np.maximum(clip.attention, FIGURE))
-            stretch.append(cropped(clip, self.window, self.codec.stride[2]) if self.window else clip)
-        most = (self.frames - 1) // self.codec.stride[0]
-        handed = [min(int(chooser.integers(1, 3)), most) if chooser.random() < HANDED else 0 for _ in stretch]
-        data = collate(stretch, self.codec, handed, self.manifest.compute)
+        clips = [stretch(path, chooser, self.frames) for path in paths]
+        if self.even:
+            clips = [replace(clip, attention=np.maximum(clip.attention, FIGURE)) for clip in clips]
+        dtype = self.manifest.compute
+        data = taught(clips, self.codec, chooser, window=self.window, handed=HANDED, dtype=dtype)
         generator = draw.generator()
         sigma = self.bands[draw.position].draw(len(paths), generator)
         noise = torch.randn(data.clean.shape, generator=generator)
         return Lesson(data=(data, noise), sigma=sigma, clips=tuple(path.name for path in paths))
 
     def loss(self, module: nn.Module, lesson: Lesson) -> Tensor:
-        """That of `train.loop`."""
+        """That of the experts' own training."""
         data: Batch
         data, noise = lesson.data
         assert isinstance(module, DuetTransformer)
@@ -107,17 +120,22 @@ class DuetSubject:
         return {} if torch.equal(own, self.spread) else {"spread": self.spread - own}
 
 
-def open_duet(folder: Path, clips: list[Path], held: int, **settings: object) -> DuetSubject:
-    """A model folder and clips, the last `held` of which judge. Raises ValueError where there are too few."""
+def open_duet(
+    folder: Path, clips: list[Path], held: int, *, kept: Path | None = None, **settings: object
+) -> DuetSubject:
+    """A model folder and clips, the last `held` of which judge. Raises ValueError where there are too few.
+
+    kept: where a run keeps the deviation that it began with (`DuetSubject.keep`); measured where there is none yet.
+    """
     manifest = read_manifest(folder)
     if len(clips) <= held:
         raise ValueError(f"There are {len(clips)} clips, and {held} are held out; some must be left to learn from.")
     codec = load_codec(folder, manifest)
-    own = load_expert(folder, manifest, manifest.experts[0]).spread.float()
     learnt = tuple(clips[: len(clips) - held])
-    measured = residual_spread(codec, list(learnt), 0, count=min(8 * len(learnt), 200)).to(manifest.compute).float()
-    ratio = (measured.square().mean(1) / own.square().mean(1)).sqrt()
-    spread = measured if bool((ratio > CHANGED).any()) else own
+    if kept is not None and kept.exists():
+        spread = load_file(kept)["spread"]
+    else:
+        spread = measured_spread(folder, manifest, codec, learnt)
     return DuetSubject(
         folder=folder,
         manifest=manifest,
@@ -127,3 +145,11 @@ def open_duet(folder: Path, clips: list[Path], held: int, **settings: object) ->
         spread=spread,
         **settings,  # type: ignore[arg-type]
     )
+
+
+def measured_spread(folder: Path, manifest: Manifest, codec: PatchCodec, clips: tuple[Path, ...]) -> Tensor:
+    """[3, C] the deviation on these clips where it is much another than the pair's own, else the pair's own."""
+    own = load_expert(folder, manifest, manifest.experts[0]).spread.float()
+    measured = residual_spread(codec, list(clips), 0, count=min(8 * len(clips), 200)).to(manifest.compute).float()
+    ratio = (measured.square().mean(1) / own.square().mean(1)).sqrt()
+    return measured if bool((ratio > CHANGED).any()) else own

@@ -18,7 +18,8 @@ from torch import Tensor
 from pasdedeux.checkpoints.names.keymaps import KeyMap, transformer_keys
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.train.bands import Band
-from pasdedeux.train.lora.run import Pupil, write_whole
+from pasdedeux.train.lora.learner import LoraLearner
+from pasdedeux.train.saving import whole_file
 
 FORMS = ("comfyui", "kohya", "diffusers")
 PROBED, PROBE = 8, 64
@@ -50,26 +51,26 @@ class Trained:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def trained(pupil: Pupil, differences: Mapping[str, Tensor], base: str, model: str) -> Trained:
-    """What a pupil has learnt so far."""
-    values = iter(pupil.learnt)
+def trained(learner: LoraLearner, weights: Mapping[str, Tensor], base: str, model: str) -> Trained:
+    """What was learnt: `weights` by the learner's names, beside a base of that hash, of a model of that name."""
     layers = {
-        name: Layer(down=next(values).clone(), up=next(values).clone(), alpha=branch.scale * branch.rank)
-        for name, branch in pupil.branches.items()
+        name: Layer(down=weights[f"{name}.down"], up=weights[f"{name}.up"], alpha=branch.scale * branch.rank)
+        for name, branch in learner.branches.items()
     }
-    shape, said = pupil.course.shape, {"pasdedeux.step": str(pupil.step), "pasdedeux.model": model}
-    if pupil.name in ("high", "low"):
-        said["wan.expert"] = pupil.name
+    shape, said = learner.course.shape, {"pasdedeux.step": str(learner.step_number), "pasdedeux.model": model}
+    if learner.name in ("high", "low"):
+        said["wan.expert"] = learner.name
     said |= {
-        "pasdedeux.expert": pupil.name,
-        "pasdedeux.band": band_text(pupil.band),
+        "pasdedeux.expert": learner.name,
+        "pasdedeux.band": band_text(learner.band),
         "pasdedeux.base": base,
         "pasdedeux.targets": shape.targets,
         "ss_network_dim": str(shape.rank),
         "ss_network_alpha": f"{shape.alpha:g}",
         "ss_network_module": "networks.lora",
     }
-    return Trained(expert=pupil.name, layers=layers, differences=differences, metadata=said)
+    differences = learner.subject.differences(learner.position)
+    return Trained(expert=learner.name, layers=layers, differences=differences, metadata=said)
 
 
 def band_text(band: Band) -> str:
@@ -106,10 +107,12 @@ def write_lora(
     form: str = "comfyui",
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a file in a form, its matrices in `dtype`. Raises TrainingError where the disk is full."""
+    """Write a file in a form, its matrices in `dtype`. Raises SaveError where the disk is full."""
     tensors, metadata = in_form(result, form, names)
     kept = {k: (t if k.endswith("alpha") else t.to("cpu", dtype)).contiguous().clone() for k, t in tensors.items()}
-    write_whole(path, save(kept, {**metadata, "pasdedeux.form": form, "format": "pt"}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(save(kept, {**metadata, "pasdedeux.form": form, "format": "pt"}))
     return path
 
 

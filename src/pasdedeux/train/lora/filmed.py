@@ -17,10 +17,10 @@ from pasdedeux.animate.prepared import Wanted
 from pasdedeux.animate.prepared_cache import PreparedCache
 from pasdedeux.animate.preparing import prepare
 from pasdedeux.checkpoints.folder import Manifest
+from pasdedeux.train.clips import StoredClip, write_clip
 from pasdedeux.train.lora.cache import Cache
 from pasdedeux.train.lora.dataset import Item
 from pasdedeux.train.lora.ingest import Fault, Taken, Wish, content, take
-from pasdedeux.train.lora.run import TrainingError
 
 FACE, PERSON = 255, 128
 """A clip's attention (see `train.clips`)."""
@@ -30,7 +30,7 @@ def filmed(folder: Path) -> list[Path]:
     """The clips in a folder that `train.clips.store` wrote, in order."""
     if not folder.is_dir():
         return []
-    plain = (p for p in folder.glob("*.npy") if not p.name.endswith((".ref.npy", ".partial.npy")))
+    plain = (p for p in folder.glob("*.npy") if not p.name.endswith(".ref.npy"))
     return sorted(p for p in plain if p.with_suffix(".ref.npy").is_file())
 
 
@@ -88,10 +88,8 @@ def _store(taken: Taken, wish: Wish, path: Path, cache: Cache, say: Callable[[st
         points, masks = seen.keypoints[:count], seen.mask[list(range(count))]
         character = CharacterImage(image=seen.frames[[0]][0], mask=masks[0], keypoints=points[:1])
         planes = draw_planes(character, points, still_scene(character))
-    attention = _attention(points, masks)[..., None]
-    stack = np.concatenate([planes.scene, planes.carried, planes.pose, planes.face, taken.frames, attention], axis=-1)
-    _save(path.with_suffix(".ref.npy"), planes.reference)
-    _save(path, stack)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(path, StoredClip(planes=planes, truth=taken.frames, attention=_attention(points, masks)))
     return None
 
 
@@ -104,15 +102,3 @@ def _attention(points: Keypoints, masks: np.ndarray) -> np.ndarray:
             (x0, y0), (x1, y1) = np.floor(seen.min(0)).astype(int).clip(0), np.ceil(seen.max(0)).astype(int)
             plane[t, y0:y1, x0:x1] = FACE
     return plane
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    """Raises TrainingError where the disk is full; no half file stays."""
-    partial = path.with_name(path.name + ".partial.npy")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(partial, values)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise TrainingError(f"{path} could not be written ({error.strerror or error}).") from error

@@ -1,41 +1,47 @@
 """What a run would do, in lines, before it does it: which layers, which noise levels, how much memory and work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from pasdedeux.train.bands import Band
-from pasdedeux.train.lora.run import Pupil, Run
+from pasdedeux.train.forecast import in_bytes
+from pasdedeux.train.lora.learner import LoraLearner
 from pasdedeux.train.lora.wan import WanSubject
+from pasdedeux.train.together import Turns
 
 STATE_BYTES = 20
 """For each trained value: itself, its average, its gradient, and two moments, float32."""
 
 
-def plan_lines(run: Run) -> Iterator[str]:
+def plan_lines(learners: Sequence[LoraLearner], turns: Turns) -> Iterator[str]:
     """A few lines for each expert, then the whole run's."""
-    for pupil in run.pupils:
-        yield from _pupil_lines(pupil)
-    steps = [pupil.course.steps for pupil in run.pupils]
-    turns = f"in turns of {run.sticky}" if len(steps) > 1 else "without turns"
-    yield f"{sum(steps)} steps in all, {turns}; only the expert whose turn it is lies in memory"
-    yield from memory_lines(run)
+    for learner in learners:
+        yield from _expert_lines(learner)
+    steps = [learner.steps for learner in learners]
+    together = min(len(turns.devices), len(learners))
+    how = f"in turns of {turns.block}" if len(learners) > together else "without turns"
+    side = f", {together} experts at the same time, on {', '.join(turns.devices)}" if together > 1 else ""
+    whose = "only experts whose turn it is lie" if together > 1 else "only the expert whose turn it is lies"
+    yield f"{sum(steps)} steps in all, {how}{side}; {whose} in memory"
+    yield from memory_lines(learners, together)
 
 
-def _pupil_lines(pupil: Pupil) -> Iterator[str]:
-    shape, band = pupil.course.shape, pupil.band
+def _expert_lines(learner: LoraLearner) -> Iterator[str]:
+    course, band = learner.course, learner.band
+    shape = course.shape
     yield (
-        f"{pupil.name}: {len(pupil.branches)} layers ({shape.targets}), rank {shape.rank}, alpha {shape.alpha:g}: "
-        f"{values(pupil):,} values to train"
+        f"{learner.name}: {len(learner.branches)} layers ({shape.targets}), rank {shape.rank}, alpha {shape.alpha:g}: "
+        f"{values(learner):,} values to train"
     )
     yield f"  noise levels {band_range(band)} at shift {band.shift:g}, {band.mass:.1%} of a sampler's density"
-    ends = f", stops early after {pupil.course.patience} checks without gain" if pupil.course.patience else ""
-    yield f"  {pupil.course.steps} steps at learning rate {pupil.course.rate:g}{ends}"
+    ends = f", stops early after {course.patience} checks without gain" if course.patience else ""
+    yield f"  {course.steps} steps at learning rate {course.rate:g}{ends}"
 
 
-def values(pupil: Pupil) -> int:
+def values(learner: LoraLearner) -> int:
     """How many values are trained."""
-    return sum(p.numel() for p in pupil.masters)
+    return sum(p.numel() for p in learner.masters)
 
 
 def band_range(band: Band) -> str:
@@ -43,17 +49,22 @@ def band_range(band: Band) -> str:
     return f"{band.low:g} <= sigma {'<=' if band.high == 1 else '<'} {band.high:g}"
 
 
-def memory_lines(run: Run) -> Iterator[str]:
-    """Bytes of the base, of what is trained, and of what is kept for the way back."""
-    bases = []
-    for pupil in run.pupils:
-        bases.append(held(run.subject.open(pupil.position)))
-    state = STATE_BYTES * sum(map(values, run.pupils))
-    yield f"memory: {_mb(max(bases))} of frozen weights at a time, {_mb(state)} for what is trained"
-    if isinstance(run.subject, WanSubject):
-        tokens, kept = run.subject.tokens, activations(run.subject)
-        how = "one block's at a time, computed again" if run.subject.checkpointing else "all kept"
-        yield f"  and about {_mb(kept)} of activations for {tokens} tokens a step ({how})"
+def memory_lines(learners: Sequence[LoraLearner], together: int) -> Iterator[str]:
+    """Bytes of the bases that are there at once, of what is trained, and of what is kept for the way back."""
+    bases, subject = sorted(map(base_bytes, learners)), learners[0].subject
+    state = STATE_BYTES * sum(map(values, learners))
+    most = in_bytes(sum(bases[-together:]))
+    yield f"memory: {most} of frozen weights at a time, {in_bytes(state)} for what is trained"
+    if isinstance(subject, WanSubject):
+        tokens, kept = subject.tokens, activations(subject)
+        how = "one block's at a time, computed again" if subject.checkpointing else "all kept"
+        yield f"  and about {in_bytes(kept)} of activations for {tokens} tokens a step ({how})"
+
+
+def base_bytes(learner: LoraLearner) -> int:
+    """Bytes of an expert's own weights."""
+    with learner.subject.opened(learner.position, ()) as module:
+        return held(module)
 
 
 def held(module: nn.Module) -> int:
@@ -71,7 +82,3 @@ def activations(subject: WanSubject) -> int:
     block = subject.tokens * (13 * config.dim + 2 * config.ffn_dim) * (size + 4)
     stream = subject.tokens * config.dim * size * config.layers
     return stream + block if subject.checkpointing else block * config.layers
-
-
-def _mb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -5,10 +5,12 @@ is encoded once; then neither autoencoder nor encoders are in memory, only the e
 as they are stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +23,8 @@ from pasdedeux.models.wan import build_wan
 from pasdedeux.models.wan.transformer import WanTrunk
 from pasdedeux.train.bands import Band, bands
 from pasdedeux.train.lora.layers import recompute
-from pasdedeux.train.lora.run import Draw, Lesson
 from pasdedeux.train.lora.samples import Sample, read_sample, read_words
+from pasdedeux.train.lora.subject import Draw, Lesson
 
 STARTS = 0.5
 """Share of lessons of a model that makes clips with and without a first picture in which that is given."""
@@ -46,7 +48,7 @@ class WanSubject:
     device: str = "cpu"
     checkpointing: bool = True
     drop: float = 0.1
-    _buckets: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+    _buckets: dict[tuple[int, ...], list[int]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for i, sample in enumerate(self.samples):
@@ -68,13 +70,18 @@ class WanSubject:
         """Lessons that are held out."""
         return len(self.held_samples)
 
-    def open(self, position: int) -> WanTrunk:
-        """An expert as it is stored: what is stored in `dtype` stays mapped from its file."""
+    def on(self, device: str) -> Self:
+        """The same, computing on a device."""
+        return replace(self, device=device)
+
+    @contextmanager
+    def opened(self, position: int, passes: Sequence[bool]) -> Iterator[WanTrunk]:
+        """An expert as it is stored, for all passes: what is stored in `dtype` stays mapped from its file."""
         expert = self.bundle.experts[position]
         module = load_weights(lambda: build_wan(expert.config), expert.weights, dtype=self.dtype, device=self.device)
         if self.checkpointing:
             recompute(module.turns)
-        return module
+        yield module
 
     def lesson(self, draw: Draw) -> Lesson:
         """Clips of one bucket, noise levels, noise: a function of the draw."""

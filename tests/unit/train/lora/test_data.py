@@ -11,11 +11,12 @@ import torch
 from pasdedeux.animate.video import read_video
 from pasdedeux.apps.tuning import LoraOptions, tune
 from pasdedeux.checkpoints.bundle import find_bundle
+from pasdedeux.train import saving
 from pasdedeux.train.lora.cache import Cache
 from pasdedeux.train.lora.dataset import DatasetError, Item, read_dataset
 from pasdedeux.train.lora.ingest import Fault, Taken, Wish, bucket_length, bucket_size, take
-from pasdedeux.train.lora.run import TrainingError
 from pasdedeux.train.lora.samples import Encoder, Sample
+from pasdedeux.train.saving import SaveError
 
 from .conftest import write_video
 
@@ -182,12 +183,11 @@ def test_what_is_kept_is_found_again_by_content(
 
 
 def test_a_full_disk_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(saving.os, "fsync", full)
     cache = Cache(tmp_path)
-    with pytest.raises(TrainingError, match="No space left"):
+    with pytest.raises(SaveError, match="No space left"):
         cache.write(cache.path("x"), {"x": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from pasdedeux.models.duet import DuetTransformer
 from pasdedeux.models.wan import build_wan
 from pasdedeux.train.bands import Band
 from pasdedeux.train.lora.files import FORMS, Layer, Trained, base_hash, in_form, trained, write_lora
-from pasdedeux.train.lora.layers import Shape, branches_for
-from pasdedeux.train.lora.run import Course, Pupil
-from pasdedeux.train.lora.targets import chosen
+from pasdedeux.train.lora.layers import Shape
+from pasdedeux.train.lora.learner import Course, LoraLearner
+from pasdedeux.train.lora.subject import Draw, Lesson
 
 FAMILIES = (
     "wan2.2-t2v-a14b",
@@ -33,26 +34,41 @@ FAMILIES = (
 )
 
 
+class OneExpert:
+    """A module that is tuned, and nothing to learn from."""
+
+    batch, held = 1, 0
+    bands = (Band(low=0.0, high=0.875, shift=12.0),)
+
+    def __init__(self, name: str, module: torch.nn.Module) -> None:
+        self.names, self._module = (name,), module
+
+    def on(self, device: str) -> "OneExpert":
+        return self
+
+    def opened(self, position: int, passes: Sequence[bool]) -> AbstractContextManager[torch.nn.Module]:
+        return nullcontext(self._module)
+
+    def lesson(self, draw: Draw) -> Lesson:
+        raise NotImplementedError
+
+    def loss(self, module: torch.nn.Module, lesson: Lesson) -> torch.Tensor:
+        raise NotImplementedError
+
+    def differences(self, position: int) -> dict[str, torch.Tensor]:
+        return {}
+
+
 def learnt(module: torch.nn.Module, name: str = "low", targets: str = "all") -> Trained:
     """As if something had been learnt: random halves, alpha unlike rank."""
     course = Course(shape=Shape(rank=3, alpha=1.5, targets=targets))
-    branches = branches_for(module, chosen(module, targets), course.shape, 0)
+    learner = LoraLearner(OneExpert(name, module), 0, course, 0)
     draw = torch.Generator().manual_seed(4)
-    average = []
-    for branch in branches.values():
-        average += [branch.down.detach(), torch.randn(branch.up.shape, generator=draw) * 0.1]
-    masters = [p for branch in branches.values() for p in (branch.down, branch.up)]
-    pupil = Pupil(
-        name=name,
-        position=0,
-        band=Band(low=0.0, high=0.875, shift=12.0),
-        course=course,
-        branches=branches,
-        average=average,
-        optimiser=torch.optim.AdamW(masters),
-        step=7,
-    )
-    return trained(pupil, {}, "abc", "a model")
+    ups = [average for average, half in zip(learner.average, learner.names, strict=True) if half.endswith(".up")]
+    for average in ups:
+        average.copy_(torch.randn(average.shape, generator=draw) * 0.1)
+    learner.step_number = 7
+    return trained(learner, learner.averaged(), "abc", "a model")
 
 
 def expected(expert: ExpertWeights, result: Trained) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from pasdedeux.checkpoints.folder import read_manifest
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
 from pasdedeux.models.duet import DuetTransformer
 from pasdedeux.train.clips import ClipSpec, film, store
+from pasdedeux.train.lora import duet
 from pasdedeux.train.lora.filmed import filmed
 from pasdedeux.train.lora.targets import chosen
+from pasdedeux.train.telling import Teller
 
 PAIR = ("high", "low")
 
@@ -76,8 +79,7 @@ def test_a_dry_run_trains_nothing_and_says_what_it_would(tiny: Path, clips: Path
     assert "0 <= sigma < 0.75 at shift 3" in said
     assert "90 steps in all, in turns of 50" in said
     assert "memory: " in said
-    assert not list(tmp_path.rglob("*.safetensors"))
-    assert not list(tmp_path.rglob("state.pt"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
@@ -100,7 +102,10 @@ def test_a_pair_learns_a_style_and_saves_it(sure: Path, clips: Path, tmp_path: P
     records = [json.loads(line) for line in (whole / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [r["loss"] for r in records if r.get("expert") == "high" and "loss" in r]
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
-    assert [(r["band"], sum(r["levels"])) for r in records if "levels" in r] == [([0.75, 1.0], 24), ([0.0, 0.75], 24)]
+    assert sum("held_out" in r for r in records) == 0  # by default every hundred steps
+    drawn = {r["expert"]: r["drawn"] for r in records if "drawn" in r}
+    assert {name: sum(one["counts"]) for name, one in drawn.items()} == {"high": 24, "low": 24}
+    assert drawn["low"]["high"] < 0.75 <= drawn["high"]["low"]
     file = open_safetensors(whole / "whole_high_noise.safetensors")
     assert "diffusion_model.spread.diff" in file
     assert file.metadata["wan.expert"] == "high"
@@ -119,6 +124,8 @@ def test_faults_are_one_sentence(tiny: Path, clips: Path, tmp_path: Path) -> Non
         (("--form", "civitai"), 'The form is "civitai"'),
         (("--held", 3), "some must be left"),
         (("--steps", 0), "must be 1 or more"),
+        (("--sticky", 0), "A turn is 0 steps"),
+        (("--devices", "cpu,abacus"), "abacus"),
     ):
         code, said = call(*arguments, *more)
         assert (code, wanted in said) == (2, True), said
@@ -136,3 +143,43 @@ def test_a_pair_learns_from_videos_whose_points_are_known(tiny: Path, followed: 
     assert stack.shape[1:] == (64, 64, 18)
     assert stack[..., 8:11].any()
     assert (stack[..., 17] == 255).any()
+
+
+def test_side_by_side_stopped_and_resumed_a_pair_learns_the_same(
+    sure: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--model", sure, "--data", clips, "--rank", 4, "--targets", "all", "--batch", 1, "--steps", 4, "--even")
+    words = (*words, "--sticky", 2, "--held", 1, "--patience", 1)
+    assert call(*words, "--out", tmp_path / "a" / "night")[0] == 0
+    assert call(*words, "--out", tmp_path / "b" / "night", "--devices", "cpu,cpu")[0] == 0
+    made, teller = list[int](), Teller.__call__
+
+    def interrupted(self: Teller, *told: object) -> None:
+        teller(self, *told)  # type: ignore[arg-type]
+        made.append(0)
+        if len(made) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Teller, "__call__", interrupted)
+    code, said = call(*words, "--out", tmp_path / "c" / "night")
+    assert (code, len(made)) == (130, 3)
+    assert "high stopped at step 2 of 4, low stopped at step 1 of 4; the same command goes on from here" in said
+    spread = tmp_path / "c" / "night" / "spread.safetensors"
+    before = spread.read_bytes()
+    monkeypatch.setattr(duet, "residual_spread", lambda *_, **__: pytest.fail("measured anew"))
+    code, said = call(*words, "--out", tmp_path / "c" / "night")
+    assert (code, len(made), spread.read_bytes()) == (0, 8, before)
+    assert "low: resumed at step 1/4" in said
+    for name in PAIR:
+        a, b, c = (load_file(tmp_path / f / "night" / f"night_{name}_noise.safetensors") for f in "abc")
+        assert all(torch.equal(a[key], b[key]) and torch.equal(a[key], c[key]) for key in (*a, *b, *c))
+
+
+def test_a_loss_that_is_no_number_is_one_sentence(tiny: Path, clips: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        real = duet.DuetSubject.loss
+        patch.setattr(duet.DuetSubject, "loss", lambda *given: real(*given) * float("nan"))
+        code, said = call("--model", tiny, "--data", clips, "--out", tmp_path / "out", "--rank", 2, "--batch", 1)
+    assert code == 2
+    assert "Training stopped: high: the loss is nan at step 0, from " in said
+    assert "Traceback" not in said
