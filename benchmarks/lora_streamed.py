@@ -30,7 +30,7 @@ from pasdedeux.checkpoints.load import load_weights
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.models.wan import WAN_MODELS, WanConfig, WanTransformer
 from pasdedeux.train.lora.layers import Branch, Shape, attach, branches_for, recompute
-from pasdedeux.train.lora.streaming import streamed
+from pasdedeux.train.lora.streaming import Room, streamed
 from pasdedeux.train.lora.targets import chosen
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,7 +70,7 @@ def expert(work: Work, weights: Weights, budget: int | None) -> Iterator[WanTran
         yield net
         return
     host = 1 << 50 if work.device != "cpu" else 0
-    how = {"budget": budget, "host": host, "dtype": torch.bfloat16, "device": work.device}
+    how = {"room": Room(device=budget, host=host), "dtype": torch.bfloat16, "device": work.device}
     with streamed(build, weights, [True] * work.steps, **how) as net:  # type: ignore[arg-type]
         yield net  # type: ignore[misc]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
+from pasdedeux.checkpoints.lora.base import base_hash
 from pasdedeux.train.lora.duet import open_duet
-from pasdedeux.train.lora.files import base_hash, trained, write_lora
+from pasdedeux.train.lora.files import trained, write_lora
 from pasdedeux.train.lora.filmed import filmed
 from pasdedeux.train.lora.layers import Shape
 from pasdedeux.train.lora.learner import Course, LoraLearner

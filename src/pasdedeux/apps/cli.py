@@ -500,6 +500,9 @@ def train_lora(
     devices: Annotated[
         str | None, typer.Option(help="Tune experts at the same time, one on each: cuda:0,cuda:1.")
     ] = None,
+    memory: Annotated[
+        str, typer.Option(help="What a step may take of the device; frozen weights beyond it come and go: auto, 24GB.")
+    ] = "auto",
     form: Annotated[str, typer.Option(help="comfyui, kohya or diffusers.")] = "comfyui",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
@@ -531,6 +534,7 @@ def train_lora(
             dtype=dtype,
             device=device,
             devices=tuple(devices.split(",")) if devices else (),
+            memory=memory,
             form=form,
             strict=strict,
             dry_run=dry_run,

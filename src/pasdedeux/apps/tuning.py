@@ -12,20 +12,23 @@ from pasdedeux.apps.training import stoppable
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle
 from pasdedeux.checkpoints.folder import MANIFEST, read_manifest
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
+from pasdedeux.checkpoints.lora.base import base_hash
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.engine import checked_device
 from pasdedeux.engine.job import parse_size
+from pasdedeux.engine.memory import Memory
 from pasdedeux.engine.model import BUILTIN, model_folder
 from pasdedeux.train.lora.cache import Cache
 from pasdedeux.train.lora.dataset import Dataset, DatasetError, read_dataset
 from pasdedeux.train.lora.duet import DuetSubject, open_duet
-from pasdedeux.train.lora.files import FORMS, base_hash, trained, write_lora
+from pasdedeux.train.lora.files import FORMS, trained, write_lora
 from pasdedeux.train.lora.filmed import draw, filmed, wish_of
 from pasdedeux.train.lora.ingest import Fault, Wish
 from pasdedeux.train.lora.layers import Shape
 from pasdedeux.train.lora.learner import Course, LoraLearner
-from pasdedeux.train.lora.plan import plan_lines
+from pasdedeux.train.lora.plan import activations, base_bytes, plan_lines, state_bytes
 from pasdedeux.train.lora.samples import Encoder, Sample
+from pasdedeux.train.lora.streaming import Room
 from pasdedeux.train.lora.wan import WanSubject
 from pasdedeux.train.pupil import Pupil
 from pasdedeux.train.running import train_set
@@ -63,6 +66,7 @@ class LoraOptions:
     dtype: str = "bfloat16"
     device: str | None = None
     devices: tuple[str, ...] = ()
+    memory: str = "auto"
     form: str = "comfyui"
     strict: bool = False
     dry_run: bool = False
@@ -70,6 +74,7 @@ class LoraOptions:
     def __post_init__(self) -> None:
         for device in (self.device, *self.devices):
             checked_device(device)
+        Memory.parse(self.memory)
         if self.form not in FORMS:
             raise ValueError(f'The form is "{self.form}"; it must be one of {", ".join(FORMS)}.')
         if self.dtype not in ("bfloat16", "float16", "float32"):
@@ -132,8 +137,11 @@ def tune(options: LoraOptions, say: Say) -> None:
     taught = _taught(options, names)
     plans = courses(options, taught)
     subject = _duet_subject(folder, options, say) if duet else _wan_subject(find_bundle(folder), options, say)
-    learners = [LoraLearner(subject, names.index(name), plans[name], options.seed) for name in taught]
     turns = Turns(block=options.sticky, devices=options.devices or (checked_device(options.device),))
+    learners = [LoraLearner(subject, names.index(name), plans[name], options.seed) for name in taught]
+    if isinstance(subject, WanSubject):
+        subject.room = room_of(Memory.parse(options.memory), turns.devices[0], learners, subject)
+        learners = [LoraLearner(subject, names.index(name), plans[name], options.seed) for name in taught]
     for line in plan_lines(learners, turns):
         say(line)
     if options.dry_run:
@@ -146,6 +154,16 @@ def tune(options: LoraOptions, say: Say) -> None:
         train_set(pupils, options.out, turns, say, stop)
     for learner, pupil in zip(learners, pupils, strict=True):
         say(str(_write(learner, pupil.weights(), bases[pupil.name], options)))
+
+
+def room_of(memory: Memory, device: str, learners: Sequence[LoraLearner], subject: WanSubject) -> Room | None:
+    """What frozen weights may take beside a step; None where an expert fits, or stays mapped from its file."""
+    if device == "cpu" and memory.main is None:
+        return None
+    left = memory.left(device) - state_bytes(learners) - activations(subject)
+    if max(map(base_bytes, learners)) <= left:
+        return None
+    return Room(device=max(left, 0), host=memory.pinnable(device))
 
 
 def _taught(options: LoraOptions, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ B multiplied so that alpha equals rank, which is what readers take where they lo
 expert it is for, its noise levels, and what it was trained on.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,15 +14,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from pasdedeux.checkpoints.lora.base import BASE
 from pasdedeux.checkpoints.names.keymaps import KeyMap, transformer_keys
-from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.train.bands import Band
 from pasdedeux.train.lora.learner import LoraLearner
 from pasdedeux.train.saving import whole_file
 
 FORMS = ("comfyui", "kohya", "diffusers")
-PROBED, PROBE = 8, 64
-"""Tensors of a base that are looked into for its hash, and values of each."""
 Tensors = dict[str, Tensor]
 
 
@@ -63,7 +60,7 @@ def trained(learner: LoraLearner, weights: Mapping[str, Tensor], base: str, mode
     said |= {
         "pasdedeux.expert": learner.name,
         "pasdedeux.band": band_text(learner.band),
-        "pasdedeux.base": base,
+        BASE: base,
         "pasdedeux.targets": shape.targets,
         "ss_network_dim": str(shape.rank),
         "ss_network_alpha": f"{shape.alpha:g}",
@@ -76,17 +73,6 @@ def trained(learner: LoraLearner, weights: Mapping[str, Tensor], base: str, mode
 def band_text(band: Band) -> str:
     """A band as JSON."""
     return json.dumps({"low": band.low, "high": band.high, "shift": band.shift})
-
-
-def base_hash(weights: Weights) -> str:
-    """Of names and shapes of a model's weights, and of the first values of a few."""
-    shapes = sorted((name, list(tensor.shape)) for name, tensor in weights.items())
-    whole = hashlib.sha256(json.dumps(shapes).encode())
-    names = [name for name, shape in shapes if len(shape) >= 2]
-    for name in names[:: max(len(names) // PROBED, 1)][:PROBED]:
-        few = weights[name].read().reshape(-1)[:PROBE].clone()
-        whole.update(few.view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
 
 
 def in_form(result: Trained, form: str, names: Mapping[str, tuple[int, ...]]) -> tuple[Tensors, dict[str, str]]:

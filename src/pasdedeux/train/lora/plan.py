@@ -52,13 +52,22 @@ def band_range(band: Band) -> str:
 def memory_lines(learners: Sequence[LoraLearner], together: int) -> Iterator[str]:
     """Bytes of the bases that are there at once, of what is trained, and of what is kept for the way back."""
     bases, subject = sorted(map(base_bytes, learners)), learners[0].subject
-    state = STATE_BYTES * sum(map(values, learners))
-    most = in_bytes(sum(bases[-together:]))
-    yield f"memory: {most} of frozen weights at a time, {in_bytes(state)} for what is trained"
+    state = state_bytes(learners)
+    room = subject.room if isinstance(subject, WanSubject) else None
+    most, left = sum(bases[-together:]), None if room is None else together * room.device
+    frozen = in_bytes(most) if left is None or left >= most else f"about {in_bytes(left)} of {in_bytes(most)}"
+    yield f"memory: {frozen} of frozen weights at a time, {in_bytes(state)} for what is trained"
+    if left is not None and left < most:
+        yield "  the other blocks come when they are used, from the disk or what of host memory may be taken"
     if isinstance(subject, WanSubject):
         tokens, kept = subject.tokens, activations(subject)
         how = "one block's at a time, computed again" if subject.checkpointing else "all kept"
         yield f"  and about {in_bytes(kept)} of activations for {tokens} tokens a step ({how})"
+
+
+def state_bytes(learners: Sequence[LoraLearner]) -> int:
+    """Bytes of all that is trained, and of what belongs to it."""
+    return STATE_BYTES * sum(map(values, learners))
 
 
 def base_bytes(learner: LoraLearner) -> int:

@@ -24,6 +24,7 @@ from pasdedeux.models.wan.transformer import WanTrunk
 from pasdedeux.train.bands import Band, bands
 from pasdedeux.train.lora.layers import recompute
 from pasdedeux.train.lora.samples import Sample, read_sample, read_words
+from pasdedeux.train.lora.streaming import Room, streamed
 from pasdedeux.train.lora.subject import Draw, Lesson
 
 STARTS = 0.5
@@ -34,8 +35,8 @@ STARTS = 0.5
 class WanSubject:
     """A model's experts and the clips they learn from.
 
-    dtype: what is computed in; weights that are packed stay so. unworded: the entry of no words; drop: share of lessons
-    that have those.
+    dtype: what is computed in; weights that are packed stay so. room: for frozen weights, where not all of them are to
+    be in memory at once. unworded: the entry of no words; drop: share of lessons that have those.
     """
 
     bundle: Bundle
@@ -47,6 +48,7 @@ class WanSubject:
     dtype: torch.dtype = torch.bfloat16
     device: str = "cpu"
     checkpointing: bool = True
+    room: Room | None = None
     drop: float = 0.1
     _buckets: dict[tuple[int, ...], list[int]] = field(init=False, default_factory=dict)
 
@@ -76,9 +78,19 @@ class WanSubject:
 
     @contextmanager
     def opened(self, position: int, passes: Sequence[bool]) -> Iterator[WanTrunk]:
-        """An expert as it is stored, for all passes: what is stored in `dtype` stays mapped from its file."""
+        """An expert as it is stored: whole (in `dtype` already, it stays mapped from its file), or a few blocks."""
         expert = self.bundle.experts[position]
-        module = load_weights(lambda: build_wan(expert.config), expert.weights, dtype=self.dtype, device=self.device)
+
+        def build() -> WanTrunk:
+            return build_wan(expert.config)
+
+        if self.room is not None and passes:
+            with streamed(
+                build, expert.weights, passes, room=self.room, dtype=self.dtype, device=self.device
+            ) as module:
+                yield module
+            return
+        module = load_weights(build, expert.weights, dtype=self.dtype, device=self.device)
         if self.checkpointing:
             recompute(module.turns)
         yield module

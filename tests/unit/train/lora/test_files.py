@@ -16,11 +16,12 @@ from pasdedeux.checkpoints.folder import read_manifest
 from pasdedeux.checkpoints.formats.files import open_weights
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
 from pasdedeux.checkpoints.lora import merge, read_lora
+from pasdedeux.checkpoints.lora.base import base_hash
 from pasdedeux.engine import Engine, Job
 from pasdedeux.models.duet import DuetTransformer
 from pasdedeux.models.wan import build_wan
 from pasdedeux.train.bands import Band
-from pasdedeux.train.lora.files import FORMS, Layer, Trained, base_hash, in_form, trained, write_lora
+from pasdedeux.train.lora.files import FORMS, Layer, Trained, in_form, trained, write_lora
 from pasdedeux.train.lora.layers import Shape
 from pasdedeux.train.lora.learner import Course, LoraLearner
 from pasdedeux.train.lora.subject import Draw, Lesson

@@ -14,7 +14,7 @@ from pasdedeux.checkpoints.load import load_weights
 from pasdedeux.models.wan import build_wan
 from pasdedeux.models.wan.transformer import WanTrunk
 from pasdedeux.train.lora.layers import Branch, Shape, attach, branches_for, recompute
-from pasdedeux.train.lora.streaming import streamed
+from pasdedeux.train.lora.streaming import Room, streamed
 from pasdedeux.train.lora.targets import chosen
 
 GRID = (2, 4, 4)
@@ -71,7 +71,7 @@ def same(expert: ExpertWeights, targets: str, budget: int) -> None:
     theirs, mine = branches_of(net, targets), branches_of(net, targets)
     wanted = [taught(net, theirs, graded=graded) for graded in passes]
     build = lambda: build_wan(expert.config)  # noqa: E731
-    how = {"budget": budget, "host": 0, "dtype": torch.float32, "device": "cpu"}
+    how = {"room": Room(device=budget), "dtype": torch.float32, "device": "cpu"}
     with streamed(build, expert.weights, passes, **how) as moving:  # pyright: ignore[reportArgumentType]
         found = [taught(moving, mine, graded=graded) for graded in passes]
     # Mapped weights lie where they lie in their file, and a processor adds in another order there.
@@ -121,7 +121,9 @@ def test_what_stays_in_host_memory_is_not_read_twice(
     monkeypatch.setattr(FileSource, "read_into", noted)
     expert = find_bundle(wan_folders("wan2.2-t2v-a14b")).experts[0]
     build = lambda: build_wan(expert.config)  # noqa: E731
-    with streamed(build, expert.weights, [True] * 3, budget=0, host=1 << 30, dtype=torch.float32, device="cpu") as net:
+    with streamed(
+        build, expert.weights, [True] * 3, room=Room(device=0, host=1 << 30), dtype=torch.float32, device="cpu"
+    ) as net:
         branches = branches_of(net, "blocks.*.ffn.0")
         for _ in range(3):
             taught(net, branches, graded=True)

@@ -1,12 +1,16 @@
 """Every Wan family is tuned from clips alone, and what comes out is used by the engine."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pasdedeux.apps.tuning import LoraOptions, tune
 from pasdedeux.engine import Engine, Job
+from pasdedeux.train.lora.learner import Course
 
 SMALL = {"steps": "2", "rank": "2", "rate": "1e-2", "size": "64x64", "frames": 9, "sticky": 1, "dtype": "float32"}
 
@@ -51,3 +55,29 @@ def test_the_engine_uses_them(wan_folders: Callable[[str], Path], folder: Path, 
         plain = engine.run(Job.generate(**job))
         changed = engine.run(Job.generate(**job, lora=files))
     assert (plain.frames != changed.frames).any()
+
+
+def test_tuned_in_little_memory(wan_folders: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
+    """Frozen blocks come and go, judged lessons in between, and what is learnt is the same."""
+    model, how = wan_folders("wan2.2-t2v-a14b"), {"steps": "3", "held": 1, "dtype": "float32", "targets": "all"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pasdedeux.apps.tuning.Course", partial(Course, check_every=2))
+        whole = tuned(model, folder, tmp_path / "whole", **how)
+        said = tuned(model, folder, tmp_path / "little", memory="1MB", **how)
+        dry = tuned(model, folder, tmp_path / "little", memory="1MB", dry_run=True, **how)
+    assert not any("come when they are used" in line for line in whole)
+    for lines in (said, dry):
+        assert any("of frozen weights at a time" in line and "about 0 MB of" in line for line in lines)
+        assert any("come when they are used" in line for line in lines)
+    assert any("held-out" in line for line in said)
+    for name in ("high", "low"):
+        a, b = (load_file(tmp_path / f / f"{f}_{name}_noise.safetensors") for f in ("whole", "little"))
+        assert a.keys() == b.keys()
+        for key, values in a.items():
+            torch.testing.assert_close(b[key], values, rtol=2e-2, atol=1e-4)  # written in bfloat16
+        assert sum(float(values.abs().sum()) for key, values in a.items() if "lora_B" in key) > 0
+
+
+def test_memory_that_is_no_memory(wan_folders: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='The memory "little" is not understood'):
+        tuned(wan_folders("wan2.2-t2v-a14b"), folder, tmp_path / "out", memory="little")
