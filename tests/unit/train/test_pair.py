@@ -1,6 +1,7 @@
 """All stages of making a pair, at toy size: complete, resumable, equal compute for the dense model."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from pasdedeux.animate.images import load_image
-from pasdedeux.models.codec import CodecConfig
+from pasdedeux.models.codec import CodecConfig, PatchCodec
 from pasdedeux.models.duet import DuetConfig
+from pasdedeux.train import pair
 from pasdedeux.train.codec import PainterConfig
 from pasdedeux.train.config import branches, dense_run
 from pasdedeux.train.logbook import LOG, steps_of
@@ -118,6 +120,19 @@ def test_five_experts_by_density_ending_early_with_previews(whole: Path, tmp_pat
     assert load_image(pictures[-1]).image.shape == (3 * 64, 2 * 3 * 64, 3)
     assert any("held-out loss" in line for line in said)
     assert any("expert3: " in line and "noise to clean |" in line for line in said)
+
+
+@pytest.mark.parametrize(("devices", "wanted"), [((), ("cuda:1",)), (("cuda:0", "cuda:1"), ("cuda:0", "cuda:1"))])
+def test_experts_train_on_the_branchs_device_or_on_those_asked_for(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...], wanted: tuple[str, ...]
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(pair, "train_set", lambda _, __, turns, *___, **____: asked.append(turns.devices))
+    shutil.copy(whole / "trunk.pt", tmp_path)
+    config = replace(TINY, branch=replace(TINY.branch, device="cuda:1"))
+    work = Work(folder=tmp_path, config=config, report=print, devices=devices)
+    pair.make_experts(work, PatchCodec(TINY.codec), [])
+    assert asked == [wanted]
 
 
 def test_each_branch_has_its_own_data_and_cools_down_over_the_same_share() -> None:

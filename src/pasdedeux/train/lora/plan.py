@@ -21,9 +21,8 @@ def plan_lines(learners: Sequence[LoraLearner], turns: Turns) -> Iterator[str]:
     steps = [learner.steps for learner in learners]
     together = min(len(turns.devices), len(learners))
     how = f"in turns of {turns.block}" if len(learners) > together else "without turns"
-    side = f", {together} experts at the same time, on {', '.join(turns.devices)}" if together > 1 else ""
-    whose = "only experts whose turn it is lie" if together > 1 else "only the expert whose turn it is lies"
-    yield f"{sum(steps)} steps in all, {how}{side}; {whose} in memory"
+    where = ", ".join(turns.devices[:together])
+    yield f"{sum(steps)} steps in all, {how}, on {where}; the weights of an expert that waits are not in memory"
     yield from memory_lines(learners, together)
 
 
