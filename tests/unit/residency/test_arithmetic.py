@@ -130,7 +130,8 @@ def test_bytes_of_a_14b_block() -> None:
 
 @given(st.integers(1, 200_000))
 def test_spans_are_those_of_the_blocks(count: int) -> None:
-    assert min(span_of(count), count) == real_spans(count)[0].stop
+    with torch.no_grad():  # a forecast is of runs without gradients
+        assert min(span_of(count), count) == real_spans(count)[0].stop
 
 
 def test_contexts_of_a_14b_prompt_weigh_what_is_said() -> None:
