@@ -1,5 +1,6 @@
 """Every Wan family is tuned from clips alone, and what comes out is used by the engine."""
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pasdedeux.apps.tuning import LoraOptions, tune
 from pasdedeux.engine import Engine, Job
 from pasdedeux.train.lora.learner import Course
 
+MEDIA = Path(__file__).parents[4].parent / "shared/media"
 SMALL = {"steps": "2", "rank": "2", "rate": "1e-2", "size": "64x64", "frames": 9, "sticky": 1, "dtype": "float32"}
 
 
@@ -81,3 +83,19 @@ def test_tuned_in_little_memory(wan_folders: Callable[[str], Path], folder: Path
 def test_memory_that_is_no_memory(wan_folders: Callable[[str], Path], folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='The memory "little" is not understood'):
         tuned(wan_folders("wan2.2-t2v-a14b"), folder, tmp_path / "out", memory="little")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mediapipe") is None or not MEDIA.exists(), reason="no mediapipe or no sample media"
+)
+@pytest.mark.parametrize("mode", ["animate", "replace"])
+def test_a_film_of_somebody_is_enough(mode: str, wan_folders: Callable[[str], Path], tmp_path: Path) -> None:
+    """Nothing but a video: who is in it is found, with pose, face, mask and the picture of the character."""
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "list.jsonl").write_text(f'{{"video": "{MEDIA / "talk.mp4"}", "start": 1, "end": 1.5}}\n')
+    options = {"targets": "pose,face", "mode": mode, "frames": 5, "strict": True}
+    said = tuned(wan_folders("wan2.2-animate-14b"), tmp_path / "clips" / "list.jsonl", tmp_path / "out", **options)
+    assert not any("left out" in line for line in said)
+    made = load_file(tmp_path / "out" / "out.safetensors")
+    assert any("face_adapter" in key for key in made)
+    assert any("pose_patch_embedding" in key for key in made)
