@@ -195,12 +195,12 @@ def _good(found: Sequence[object], strict: bool, say: Say) -> list[object]:
     """What is no fault. Raises DatasetError for the first fault where all must be good, or where none is."""
     faults = [one for one in found if isinstance(one, Fault)]
     if faults and strict:
-        raise DatasetError(f"{faults[0]}.")
+        raise DatasetError(f"{str(faults[0]).rstrip('.')}.")
     for fault in faults:
         say(f"left out: {fault}")
     good = [one for one in found if not isinstance(one, Fault)]
     if not good:
-        raise DatasetError(f"No clip can be used. {faults[0] if faults else 'There are none'}.")
+        raise DatasetError(f"No clip can be used. {str(faults[0]).rstrip('.') if faults else 'There are none'}.")
     return good
 
 
