@@ -35,8 +35,8 @@ def ours(kept: bool) -> "object":
     config = WanConfig(dim=DIM, heads=HEADS, ffn_dim=FFN, layers=LAYERS, text_dim=TEXT)
     net = build_wan(config).to(torch.bfloat16).requires_grad_(False)
     branches = branches_for(net, chosen(net, "attention"), Shape(rank=RANK, alpha=RANK, targets="attention"), 0)
-    if not kept:
-        recompute(net.turns)
+    again = recompute(() if kept else net.turns)
+    again.__enter__()  # until the process ends
     attach(net, branches)
     masters = [p for branch in branches.values() for p in branch.parameters()]
     optimiser = torch.optim.AdamW(masters, lr=1e-4, foreach=True)
@@ -52,6 +52,7 @@ def ours(kept: bool) -> "object":
         optimiser.step()
         return loss.item()
 
+    step.again = again  # type: ignore[attr-defined]
     return step
 
 

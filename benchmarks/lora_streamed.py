@@ -66,8 +66,8 @@ def expert(work: Work, weights: Weights, budget: int | None) -> Iterator[WanTran
     build = lambda: WanTransformer(work.config)  # noqa: E731
     if budget is None:
         net = load_weights(build, weights, dtype=torch.bfloat16, device=work.device)
-        recompute(net.turns)
-        yield net
+        with recompute(net.turns):
+            yield net
         return
     host = 1 << 50 if work.device != "cpu" else 0
     how = {"room": Room(device=budget, host=host), "dtype": torch.bfloat16, "device": work.device}

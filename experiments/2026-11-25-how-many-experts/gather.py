@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from plan import SIZES, Arm, Part, Sample, Size
+from plan import SHIFT, SIZES, Arm, Part, Sample, Size
 
+from pasdedeux.train.heldout import HeldOut
 from pasdedeux.train.study import Figure, spread
 
 Losses = NDArray[np.float64]
@@ -51,17 +52,22 @@ class Study:
         return tuple(read(next(self.folder.glob("s*-run-*.json")))["edges"])
 
     def arm(self, seed: int, arm: Arm, what: str = "loss") -> Losses | None:
-        """[clips, bins] of a set, each bin its owner's; None where a run is missing."""
+        """[clips, bins] of a set, each value that of the owner of its level; None where a run is missing."""
         of = [self.losses(seed, part, what) for part in arm.parts]
         if any(part is None for part in of):
             return None
-        return np.stack([part[..., b] for b, part in enumerate(self.owned(of, arm.bounds))], axis=-1)  # type: ignore[index]
+        every = np.stack(of)  # type: ignore[arg-type]
+        return np.take_along_axis(every, self.owners(arm.bounds, every.shape[1])[None], axis=0)[0]
 
-    def owned(self, of: Sequence[Losses | None], bounds: Sequence[float]) -> list[Any]:
-        """For each bin the losses of the expert that owns it: by its middle, in u."""
-        edges = self.edges
-        middles = np.interp(np.arange(len(edges) - 1) + 0.5, np.arange(len(edges)), edges)
-        return [of[sum(middle < bound for bound in bounds)] for middle in middles]
+    def owners(self, bounds: Sequence[float], clips: int) -> NDArray[np.int64]:
+        """[clips, bins] who of a set owns the level that a clip was measured at in a bin, noisiest first."""
+        levels = self.levels(clips)
+        return (levels[..., None] < np.array(bounds)).sum(-1)
+
+    def levels(self, clips: int) -> Losses:
+        """[clips, bins] the held-out levels."""
+        held = HeldOut(data=(), shift=SHIFT, bins=len(self.edges) - 1)
+        return np.stack([held.levels(clip).double().numpy() for clip in range(clips)])
 
     def scores(self, seed: int, sample: Sample, figure: str) -> Losses | None:
         """[clips] a figure of a sampled set; None where it is missing."""

@@ -17,7 +17,6 @@ from gather import Study, difference, mean, open_study
 from plan import GROUPS, SHIFT, Arm, Part, Sample, arms, equal
 from plots import SAME_TOTAL, draw_all
 
-from pasdedeux.denoise import Handoff
 from pasdedeux.train.bands import equal_bounds
 from pasdedeux.train.calibrate import calibrate
 from pasdedeux.train.study import Figure
@@ -28,8 +27,9 @@ BASE = {GROUPS.equal_total: "one", GROUPS.equal_each: "one, 2T", GROUPS.four: "d
 
 def base_of(group: str, name: str) -> str:
     """What an arm is compared with: in budget B one expert of as many steps as all of the arm's together."""
-    own = SAME_TOTAL.get(name) if group == GROUPS.equal_each else None
-    return own or BASE.get(group, "")
+    if group != GROUPS.equal_each:
+        return BASE.get(group, "")
+    return SAME_TOTAL.get(name) or ("" if "branched" in name else "one, 2T")  # that one's 1.5 T lie between T and 2T
 
 
 def told(figure: Figure, digits: int, *, sign: bool = False) -> str:
@@ -109,13 +109,12 @@ def swap_matrix(study: Study, count: int) -> list[str]:
     seeds = [seed for seed in study.seeds if study.run(seed, name) is not None]
     if not seeds:
         return []
-    bounds, edges = equal_bounds(count, SHIFT), study.edges
-    owner = [Handoff(bounds).owner(float(np.interp(b + 0.5, range(len(edges)), edges))) for b in range(len(edges) - 1)]
+    owner = study.owners(equal_bounds(count, SHIFT), study.size.judged)
     parts = {expert: Part(run=name, expert=expert, mark=study.size.steps) for expert in experts}
     rows = []
     for expert in experts:
         cells = [
-            mean([study.losses(seed, parts[expert])[:, [o == band for o in owner]].mean(1) for seed in seeds])  # type: ignore[index]
+            mean([np.nanmean(np.where(owner == band, study.losses(s, parts[expert]), np.nan), 1) for s in seeds])  # type: ignore[arg-type]
             for band in range(count)
         ]
         rows.append([expert, *(told(cell, 4) for cell in cells)])
@@ -141,7 +140,7 @@ def handoffs(study: Study) -> tuple[list[str], list[dict[str, Any]]]:
 def gaps(study: Study) -> list[str]:
     """How much lower the loss on clips that were trained on is, by arm of budget B."""
     rows = []
-    for arm in (a for a in arms(study.size) if a.group == GROUPS.equal_each):
+    for arm in (a for a in arms(study.size) if a.group == GROUPS.equal_each and "random" not in a.name):
         seeds = seeds_of(study, arm)
         if not seeds:
             continue
@@ -154,7 +153,8 @@ def gaps(study: Study) -> list[str]:
 def seen_loss(study: Study, seed: int, arm: Arm) -> float:
     """Mean loss of a set on clips that were trained on."""
     of = [study.losses(seed, part, "seen") for part in arm.parts]
-    return float(np.mean([losses[b] for b, losses in enumerate(study.owned(of, arm.bounds))]))
+    middles = study.levels(study.size.judged).mean(0)  # of what was trained on, only means over clips are kept
+    return float(np.mean([of[sum(m < bound for bound in arm.bounds)][b] for b, m in enumerate(middles)]))  # type: ignore[index]
 
 
 def text(study: Study) -> tuple[list[str], dict[str, Any]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
-from pasdedeux.checkpoints.lora.base import base_hash
 from pasdedeux.train.lora.duet import open_duet
 from pasdedeux.train.lora.files import trained, write_lora
 from pasdedeux.train.lora.filmed import filmed
@@ -34,7 +33,7 @@ def main(clips: Path, folder: Path, steps: int, rank: int, rate: float) -> None:
     train_set(pupils, folder, Turns(save_every=60), lambda line: print(line, flush=True), lambda: False)
     for learner, pupil in zip(learners, pupils, strict=True):
         base = open_safetensors(BUILTIN / f"{pupil.name}.safetensors")
-        result = trained(learner, pupil.weights(), base_hash(base), "builtin")
+        result = trained(learner, pupil.weights(), pupil.learnt, "builtin")
         print(write_lora(folder / f"night_{pupil.name}_noise.safetensors", result, base.shapes, dtype=torch.bfloat16))
 
 

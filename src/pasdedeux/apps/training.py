@@ -40,6 +40,8 @@ class PairOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more.")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or more.")
         for device in (self.device, *self.devices):
             checked_device(device)
         if self.share not in ("equal", "density"):

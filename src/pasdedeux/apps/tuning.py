@@ -1,18 +1,16 @@
 """`pasdedeux train lora`: options to a run, its progress, and its files."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pasdedeux.apps.training import stoppable
 from pasdedeux.checkpoints.bundle import Bundle, find_bundle
 from pasdedeux.checkpoints.folder import MANIFEST, read_manifest
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
-from pasdedeux.checkpoints.lora.base import base_hash
 from pasdedeux.checkpoints.tensors import Weights
 from pasdedeux.engine import checked_device
 from pasdedeux.engine.job import parse_size
@@ -82,8 +80,13 @@ class LoraOptions:
         for name in ("batch", "frames"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more.")
-        if self.held < 0 or not 0 <= self.drop < 1:
-            raise ValueError("What is held out is a number of clips, and what is dropped a share below 1.")
+        for name in ("held", "patience", "seed"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name} is {value}; it must be 0 or more.")
+        if self.patience and not self.held:
+            raise ValueError("An early stop needs clips that judge: give --held, too.")
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"The share of steps without words is {self.drop}; it must be 0 or more, and below 1.")
 
 
 def each(text: str, names: Sequence[str], what: str) -> dict[str, str]:
@@ -112,17 +115,25 @@ def numbers(text: str, names: Sequence[str], what: str) -> dict[str, float]:
         raise ValueError(f'{what} is "{text}"; it must be a number, or one for each expert: high:16,low:8.') from error
 
 
+def whole(text: str, names: Sequence[str], what: str) -> dict[str, int]:
+    """The same, as whole numbers."""
+    found = numbers(text, names, what)
+    if not all(value.is_integer() for value in found.values()):
+        raise ValueError(f'{what} is "{text}"; it must be a whole number, or one for each expert: high:16,low:8.')
+    return {name: int(value) for name, value in found.items()}
+
+
 def courses(options: LoraOptions, names: Sequence[str]) -> dict[str, Course]:
     """How each expert is tuned."""
-    steps, rank = numbers(options.steps, names, "steps"), numbers(options.rank, names, "rank")
+    steps, rank = whole(options.steps, names, "steps"), whole(options.rank, names, "rank")
     alpha = rank if options.alpha is None else numbers(options.alpha, names, "alpha")
     rate, targets = numbers(options.rate, names, "rate"), each(options.targets, names, "targets")
     return {
         name: Course(
-            shape=Shape(rank=int(rank[name]), alpha=alpha[name], targets=targets[name]),
-            steps=int(steps[name]),
+            shape=Shape(rank=rank[name], alpha=alpha[name], targets=targets[name]),
+            steps=steps[name],
             rate=rate[name],
-            cooldown=int(steps[name]) // 2,
+            cooldown=steps[name] // 2,
             patience=options.patience,
         )
         for name in names
@@ -140,7 +151,7 @@ def tune(options: LoraOptions, say: Say) -> None:
     turns = Turns(block=options.sticky, devices=options.devices or (checked_device(options.device),))
     learners = [LoraLearner(subject, names.index(name), plans[name], options.seed) for name in taught]
     if isinstance(subject, WanSubject):
-        subject.room = room_of(Memory.parse(options.memory), turns.devices[0], learners, subject)
+        subject.room = room_of(Memory.parse(options.memory), turns.devices[: len(learners)], learners, subject)
         learners = [LoraLearner(subject, names.index(name), plans[name], options.seed) for name in taught]
     for line in plan_lines(learners, turns):
         say(line)
@@ -153,17 +164,27 @@ def tune(options: LoraOptions, say: Say) -> None:
     with stoppable(options.out, say) as stop:
         train_set(pupils, options.out, turns, say, stop)
     for learner, pupil in zip(learners, pupils, strict=True):
-        say(str(_write(learner, pupil.weights(), bases[pupil.name], options)))
+        name = file_name(options.out.name, learner.name, len(names))
+        result = trained(learner, pupil.weights(), pupil.learnt, options.model)
+        path = options.out / f"{name}.safetensors"
+        say(str(write_lora(path, result, bases[learner.name].shapes, options.form, torch.bfloat16)))
 
 
-def room_of(memory: Memory, device: str, learners: Sequence[LoraLearner], subject: WanSubject) -> Room | None:
-    """What frozen weights may take beside a step; None where an expert fits, or stays mapped from its file."""
-    if device == "cpu" and memory.main is None:
+def room_of(
+    memory: Memory, devices: Sequence[str], learners: Sequence[LoraLearner], subject: WanSubject
+) -> Room | None:
+    """What each expert's frozen weights may take beside a step; None where they fit, or stay mapped from their files.
+
+    Experts that learn at the same time share a processor's memory, and what of the host's is pinned for devices.
+    """
+    if "cpu" in devices and memory.main is None:
         return None
-    left = memory.left(device) - state_bytes(learners) - activations(subject)
+    shared = {device: devices.count(device) for device in devices}
+    left = min(memory.left(device) // times for device, times in shared.items())
+    left -= state_bytes(learners) + activations(subject)
     if max(map(base_bytes, learners)) <= left:
         return None
-    return Room(device=max(left, 0), host=memory.pinnable(device))
+    return Room(device=max(left, 0), host=min(map(memory.pinnable, devices)) // len(devices))
 
 
 def _taught(options: LoraOptions, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -184,11 +205,11 @@ def _bases(folder: Path, duet: bool) -> tuple[tuple[str, ...], dict[str, Weights
     return tuple(expert.name for expert in experts), {expert.name: expert.weights for expert in experts}
 
 
-def _write(learner: LoraLearner, weights: Mapping[str, Tensor], base: Weights, options: LoraOptions) -> Path:
-    """An expert's file."""
-    name = f"{options.out.name}_{learner.name}_noise" if learner.name in ("high", "low") else options.out.name
-    result = trained(learner, weights, base_hash(base), options.model)
-    return write_lora(options.out / f"{name}.safetensors", result, base.shapes, options.form, torch.bfloat16)
+def file_name(run: str, expert: str, experts: int) -> str:
+    """What an expert's LoRA is called, in a way by which others know the two of a pair apart."""
+    if expert in ("high", "low"):
+        return f"{run}_{expert}_noise"
+    return run if experts == 1 else f"{run}_{expert}"
 
 
 def _good(found: Sequence[object], strict: bool, say: Say) -> list[object]:
@@ -221,6 +242,8 @@ def _duet_subject(folder: Path, options: LoraOptions, say: Say) -> DuetSubject:
 def wish_for(bundle: Bundle, options: LoraOptions, dataset: Dataset) -> Wish:
     """What clips are brought to for a Wan model: as asked, else as the list says, else as the family has it."""
     family = bundle.family
+    if options.frames is not None and options.frames < 5:
+        raise ValueError(f"frames is {options.frames}; this model learns from 5 or more.")
     time_, rows, columns = STRIDES[family.vae]
     _, high, wide = family.config.patch
     size = parse_size(options.size) if options.size else dataset.size or family.size

@@ -32,12 +32,13 @@ class HostBuffer:
 
     Pinned memory from torch's own allocator is rounded up to a power of two (a block of 0.7 GB would hold 1.07 GB).
     This is ordinary memory of the right size whose pages are registered with CUDA, which costs two pages at most.
-    Raises MemoryError where CUDA refuses: some systems (WSL) let a process pin far less than is free.
+    Raises MemoryError where there is none, and where CUDA refuses: some systems (WSL) let a process pin far less than
+    is free.
     """
 
     def __init__(self, nbytes: int, *, pinned: bool) -> None:
         whole = -(-nbytes // PAGE) * PAGE
-        memory = torch.empty(whole + PAGE, dtype=torch.uint8)
+        memory = _memory(whole + PAGE)
         start = -memory.data_ptr() % PAGE  # whole pages of its own: a page can be registered once only
         self.tensor = memory[start : start + nbytes]
         self._unpin: Callable[[], object] | None = None
@@ -50,6 +51,14 @@ class HostBuffer:
         if self._unpin is not None:
             self._unpin()
         self.tensor = torch.empty(0, dtype=torch.uint8)
+
+
+def _memory(nbytes: int) -> Tensor:
+    """Bytes of the host. Raises MemoryError where there are none: torch's allocator says so by a RuntimeError."""
+    try:
+        return torch.empty(nbytes, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise MemoryError(f"There is no host memory for {nbytes / 1e9:.2f} GB ({error}).") from error
 
 
 def _register(memory: Tensor, nbytes: int) -> None:

@@ -129,6 +129,16 @@ class StoredClip:
     attention: Bytes
 
 
+def reference_of(path: Path) -> Path:
+    """The file of a stored clip's reference."""
+    return path.with_suffix(".ref.npy")
+
+
+def is_filmed(path: Path) -> bool:
+    """Whether both files of a stored clip are there."""
+    return path.is_file() and reference_of(path).is_file()
+
+
 def write_clip(path: Path, clip: StoredClip) -> None:
     """A clip as `path` [T, H, W, 18] (planes, truth, attention) and its reference beside it [H, W, 10].
 
@@ -136,7 +146,7 @@ def write_clip(path: Path, clip: StoredClip) -> None:
     """
     p = clip.planes
     stack = np.concatenate([p.scene, p.carried, p.pose, p.face, clip.truth, clip.attention[..., None]], axis=-1)
-    for name, values in ((path.with_suffix(".ref.npy"), p.reference), (path, stack)):
+    for name, values in ((reference_of(path), p.reference), (path, stack)):
         with whole_file(name) as file:
             np.save(file, values)
 
@@ -157,7 +167,7 @@ def load(path: Path, start: int, frames: int) -> StoredClip:
         carried=stack[..., 4:8],
         pose=stack[..., 8:11],
         face=stack[..., 11:14],
-        reference=np.array(opened(path.with_suffix(".ref.npy"))),
+        reference=np.array(opened(reference_of(path))),
     )
     return StoredClip(planes=planes, truth=stack[..., 14:17], attention=stack[..., 17])
 

@@ -4,6 +4,7 @@ A run that was killed makes the steps since its last checkpoint again, and logs 
 """
 
 import json
+import os
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,10 @@ class Logbook:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        unfinished = _ends_within_a_line(folder / LOG)
         self._file = (folder / LOG).open("a", encoding="utf-8", buffering=1)
+        if unfinished:
+            self._file.write("\n")
         self._lock = threading.Lock()
         self._board: Any = None
         if find_spec("tensorboard") is not None:
@@ -51,13 +55,23 @@ class Logbook:
             self._file.write(json.dumps(record) + "\n")
 
 
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether the run that wrote the log was killed in the middle of a line."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
 def steps_of(path: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """A log's steps by expert and number, each once. A last line that was cut off is left out."""
+    """A log's steps by expert and number, each once. Lines that were cut off are left out."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.endswith("}"):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
             continue
-        record = json.loads(line)
         if "step" in record:
             found.setdefault(record["expert"], {})[record["step"]] = record
     return found

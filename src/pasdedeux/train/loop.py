@@ -111,10 +111,10 @@ class Trainer(Masters):
         """A copy of the averaged weights, float32, and of the model's measured buffers."""
         return super().averaged() | {"spread": self.model.spread.float().clone()}
 
+    def what(self) -> dict[str, Any]:
+        """See `Masters`."""
+        return {"configuration": self.config.lasting(), "noise levels": asdict(self.levels)}  # type: ignore[call-overload]
+
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, and what the run was."""
-        return super().state() | {
-            "config": asdict(self.config),
-            "band": asdict(self.levels),  # type: ignore[call-overload]
-            "spread": self.model.spread.float(),
-        }
+        return super().state() | {"spread": self.model.spread.float()}

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pasdedeux.train.drawn import Drawn
+
+FREE = ("steps", "cooldown", "patience", "check_every", "device", "readers")
+"""What may be another when a run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +29,10 @@ class Schedule:
     weight_decay: float
     average: float
     clip: float = 1.0
+
+    def lasting(self) -> dict[str, Any]:
+        """What of it a run keeps to its end: it may be made longer, and go on elsewhere."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -107,10 +114,18 @@ class Masters:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step_number,
             "drawn": self.drawn.state(),
+            **self.what(),
         }
 
+    def what(self) -> dict[str, Any]:
+        """What a checkpoint and the run that goes on from it have to agree in, by name."""
+        return {}
+
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state. Raises ValueError where it is of another run."""
+        other = next((name for name, mine in self.what().items() if state.get(name) != mine), None)
+        if other is not None:
+            raise ValueError(f"it is of a run with another {other}; give it another folder")
         fill(self.masters, state["masters"])
         fill(self.average, state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -9,7 +9,7 @@ skipped when the file is complete; a stage that was stopped goes on from its che
 import json
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from pasdedeux.denoise import Handoff, schedule
 from pasdedeux.models.codec import PatchCodec
 from pasdedeux.models.duet import DuetConfig, DuetTransformer
 from pasdedeux.train.bands import Levels, whole
-from pasdedeux.train.clips import ClipSpec, film, store
+from pasdedeux.train.clips import ClipSpec, film, is_filmed, store
 from pasdedeux.train.codec import measure, quality, residual_spread, train_painter
 from pasdedeux.train.config import PairConfig, Paused, Work, branches, dense_run
 from pasdedeux.train.evaluate import Sampling
@@ -35,14 +35,16 @@ from pasdedeux.train.running import train_set
 from pasdedeux.train.saving import whole_file
 from pasdedeux.train.together import Turns
 
+ELSEWHERE = ("device", "readers")
+"""Fields of a configuration that change nothing of what is learnt."""
 JUDGED = 16
 """How many of the last clips judge the codec, which has not seen them."""
 
 
 def film_one(folder: Path, seed: int, frames: int, size: int) -> Path:
-    """Film and store one clip unless it is there."""
+    """Film and store one clip unless both its files are there."""
     path = folder / f"{seed:07d}.npy"
-    if not path.exists():
+    if not is_filmed(path):
         store(path, film(ClipSpec.from_seed(seed, frames=frames, size=size)))
     return path
 
@@ -57,7 +59,7 @@ def film_clips(work: Work) -> list[Path]:
     folder, config = work.folder / "clips", work.config
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{s:07d}.npy" for s in range(config.clips)]
-    missing = [s for s, path in enumerate(paths) if not path.exists()]
+    missing = [s for s, path in enumerate(paths) if not is_filmed(path)]
     began = time.monotonic()
     with ProcessPoolExecutor(work.processes, initializer=_leave_interrupts) as pool:
         jobs = [pool.submit(film_one, folder, s, config.frames, config.size) for s in missing]
@@ -200,11 +202,35 @@ def previews_of(work: Work, codec: PatchCodec) -> Previews | None:
     return previews(model_config(c), codec, Handoff(c.bounds), how, getattr(torch, c.branch.dtype), size=c.size)
 
 
+def settle(path: Path, config: PairConfig) -> None:
+    """Write down what decides a run. Raises ValueError where the folder holds a run with something else."""
+    mine = json.loads(json.dumps(asdict(config)))
+    if path.exists():
+        other = next(differences(json.loads(path.read_text(encoding="utf-8")), mine), None)
+        if other is not None:
+            raise ValueError(f"{path.parent} holds a run with {other}; give this one another folder.")
+    path.write_text(json.dumps(mine, indent=1), encoding="utf-8")
+
+
+def differences(theirs: Any, mine: Any, name: str = "") -> Iterator[str]:
+    """What two configurations decide differently; where and how fast they are carried out is left out."""
+    if not isinstance(theirs, dict) or not isinstance(mine, dict):
+        if theirs != mine:
+            yield f"{name.strip()} {theirs}, not {mine}"
+        return
+    for key in dict.fromkeys((*theirs, *mine)):
+        if key not in ELSEWHERE:
+            yield from differences(theirs.get(key), mine.get(key), f"{name} {key}")
+
+
 def make_pair(work: Work, *, dense: bool) -> None:
-    """Every stage in order; see the module's text. Raises Paused when `work.stop` says so."""
+    """Every stage in order; see the module's text. Raises Paused when `work.stop` says so.
+
+    Raises ValueError where the folder holds another run.
+    """
     folder, config = work.folder, work.config
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    settle(folder / "config.json", config)
     clips = film_clips(work)
     codec = make_projection(work, clips)
     make_trunk(work, codec, clips)

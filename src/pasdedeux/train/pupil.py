@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,14 +101,24 @@ class Pupil:
         return self.step >= self.steps or self.gave_up
 
     def look(self) -> float | None:
-        """Judge the averaged weights if it is time to, and keep the best; the held-out loss, if it was measured."""
+        """Judge the averaged weights if it is time to, and keep the best; the held-out loss, if it was measured.
+
+        Raises FloatingPointError where that is not finite.
+        """
         if self.patience is None or not self.patience.due(self.step):
             return None
         loss = self.patience.judge()
+        if not isfinite(loss):
+            raise FloatingPointError(f"{self.name}: the held-out loss is {loss} at step {self.step}")
         if all(loss < before for _, before in self.judged):
             self.best = {name: weight.cpu() for name, weight in self.learner.averaged().items()}
         self.judged.append((self.step, loss))
         return loss
+
+    @property
+    def learnt(self) -> int:
+        """The step of `weights`."""
+        return self.step if self.best is None else min(self.judged, key=lambda judged: judged[1])[0]
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights by name, float32: the best that were judged, or else the last."""
@@ -122,6 +133,9 @@ class Pupil:
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint. Raises ValueError where it is of another run."""
         state = torch.load(path, weights_only=True, map_location="cpu")
-        self.learner.restore(state)
+        try:
+            self.learner.restore(state)
+        except ValueError as error:
+            raise ValueError(f"The checkpoint {path} cannot be gone on from: {error}.") from error
         self.judged = [(int(step), float(loss)) for step, loss in state["judged"]]
         self.best, self._saved = state["best"], self.step

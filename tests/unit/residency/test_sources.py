@@ -179,3 +179,17 @@ def test_a_host_source_that_cannot_be_filled_lets_go_of_what_it_has(case, monkey
     with pytest.raises(OSError, match="Input/output"):
         HostSource(source, [Unit(0, 0), Unit(0, 1)])
     assert len(freed) == 2
+
+
+def test_what_there_is_no_memory_for_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's allocator says so by a RuntimeError."""
+
+    def none(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes.")
+
+    unit = Unit(0, 0)
+    source = CallSource({unit: {"a": Made((4,), torch.float32, lambda: torch.ones(4))}})
+    with HostSource(source, [unit], pin=False, later=True) as kept:
+        monkeypatch.setattr("pasdedeux.residency.pool.torch.empty", none)
+        assert kept.held(unit) is None
+        assert kept.refused

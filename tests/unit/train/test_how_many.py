@@ -1,6 +1,7 @@
 """The study of how many experts: its arms are what they say, and it runs, stops and goes on."""
 
 import importlib
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from pasdedeux.train.heldout import HeldOut
 
 STUDY = Path(__file__).parents[3] / "experiments" / "2026-11-25-how-many-experts"
 MODULES = ("plan", "jobs", "gather", "plots", "report")
@@ -107,3 +110,17 @@ def test_a_run_stops_goes_on_and_is_reported(
     assert len(record["handoffs"]) == 2
     scores = {score["arm"]: score for score in record["scores"] if score["group"] == plan.GROUPS.four}
     assert scores["new pair"]["psnr"]["mean"]["mean"] > 5
+
+
+def test_every_level_is_measured_by_its_owner(study: dict[str, ModuleType], tmp_path: Path) -> None:
+    plan, gather = study["plan"], study["gather"]
+    size = plan.SIZES["cpu"]
+    held = HeldOut(data=(), shift=plan.SHIFT, bins=size.bins)
+    (tmp_path / "s0-run-random.json").write_text(json.dumps({"edges": held.edges}))
+    own = gather.Study(folder=tmp_path, size=size)
+    parts, bounds = plan.set_of("random", size, size.steps)
+    owners = own.owners(bounds, size.judged)
+    first, second = (plan.scattered(cells) for cells in plan.cells())
+    for clip in range(size.judged):
+        for level, owner in zip(held.levels(clip), owners[clip], strict=True):
+            assert (first if parts[owner].expert == "a" else second).holds(level)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,11 +84,42 @@ def test_filming_stops_when_asked_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert 5 <= filmed < 18
 
 
+@pytest.mark.parametrize("lost", ["0000000.npy", "0000000.ref.npy"])
+def test_a_clip_that_lost_either_file_is_filmed_again(lost: str, tmp_path: Path) -> None:
+    one = replace(work(tmp_path, []), config=replace(TINY, clips=1))
+    (path,) = pair.film_clips(one)
+    before = (path.parent / lost).read_bytes()
+    (path.parent / lost).unlink()
+    assert pair.film_clips(one) == [path]
+    assert (path.parent / lost).read_bytes() == before
+    (path.parent / lost).unlink()
+    pair.film_one(path.parent, 0, TINY.frames, TINY.size)
+    assert (path.parent / lost).read_bytes() == before
+
+
 def test_a_finished_run_is_left_alone(whole: Path) -> None:
     before = (whole / "high.safetensors").stat().st_mtime_ns
     said: list[str] = []
     make_pair(work(whole, said), dense=True)
     assert (whole / "high.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bounds": (0.8,)}, r"bounds \[0.9\], not \[0.8\]"),
+        ({"branch": replace(TINY.branch, seed=5)}, "branch seed 0, not 5"),
+        ({"seed": 1}, "seed 0, not 1"),
+    ],
+)
+def test_a_folder_with_another_run_is_refused(whole: Path, change: dict[str, Any], said: str) -> None:
+    before = (whole / "config.json").read_text()
+    with pytest.raises(ValueError, match=f"holds a run with {said}; give this one another folder"):
+        make_pair(replace(work(whole, []), config=replace(TINY, **change)), dense=True)
+    assert (whole / "config.json").read_text() == before
+    elsewhere = replace(TINY, trunk=replace(TINY.trunk, device="cuda", readers=3))
+    pair.settle(whole / "config.json", elsewhere)  # where it is carried out decides nothing
+    pair.settle(whole / "config.json", TINY)
 
 
 def test_the_log_holds_every_step_and_the_levels_that_were_drawn(whole: Path) -> None:

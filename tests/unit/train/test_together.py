@@ -270,3 +270,35 @@ def test_saving_says_what_is_wrong(small_trainer: MakeTrainer, tmp_path: Path) -
     own = pupils(small_trainer)[0]
     with pytest.raises(SaveError, match="could not be written"):
         own.save(tmp_path / "nowhere" / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("other", "what"), [({"seed": 7}, "configuration"), ({"rate": 1e-5}, "configuration"), ({}, "noise levels")]
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    small_trainer: MakeTrainer, tmp_path: Path, other: dict[str, float], what: str
+) -> None:
+    SetTrainer([Pupil("a", small_trainer(RUN, THREE[0]))], tmp_path, Turns()).run(seen, never)
+    band = THREE[0] if other else THREE[1]
+    another = Pupil("a", small_trainer(replace(RUN, **other), band))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"a.pt cannot be gone on from: it is of a run with another {what}"):
+        SetTrainer([another], tmp_path, Turns()).resume()
+    longer = Pupil("a", small_trainer(replace(RUN, steps=9, device="cpu"), THREE[0]))
+    SetTrainer([longer], tmp_path, Turns()).resume()
+    assert longer.step == 6
+
+
+def test_a_held_out_loss_that_is_no_number_is_no_best_one(small_trainer: MakeTrainer, tmp_path: Path) -> None:
+    patience = Patience(judge=lambda: float("nan"), every=2, times=3)
+    own = Pupil("a", small_trainer(RUN, THREE[0]), patience)
+    with pytest.raises(FloatingPointError, match="a: the held-out loss is nan at step 2"):
+        SetTrainer([own], tmp_path, Turns()).run(seen, never)
+    assert own.best is None
+
+
+def test_the_step_of_what_was_learnt_is_that_of_the_best(small_trainer: MakeTrainer, tmp_path: Path) -> None:
+    losses = iter([0.5, 0.4, 0.6])
+    own = Pupil("a", small_trainer(RUN, THREE[0]), Patience(judge=lambda: next(losses), every=2, times=0))
+    SetTrainer([own], tmp_path, Turns()).run(seen, never)
+    assert (own.step, own.learnt) == (6, 4)
+    assert Pupil("b", own.learner).learnt == 6

@@ -45,6 +45,10 @@ def parse_lora(text: str) -> LoRAChoice:
     return LoRAChoice(expert, Path(file), weight)
 
 
+EXPERT = "pasdedeux.expert"
+"""The key in a LoRA's metadata that names the expert it was trained beside."""
+
+
 def expert_of(path: Path, metadata: Mapping[str, str] | None = None) -> Expert | None:
     """The expert a LoRA says it is for: in its metadata, its name or its folder's. None where it says neither or both.
 
@@ -76,8 +80,13 @@ def assign(
     chosen: dict[str, list[LoRAChoice]] = {expert: [] for expert in experts}
     notes: list[str] = []
     for lora in loras:
-        said = expert_of(lora.path, (metadata or {}).get(lora.path))
-        given = _given(lora, said, experts)
+        words = (metadata or {}).get(lora.path, {})
+        said, own = expert_of(lora.path, words), words.get(EXPERT)
+        # Sets of one, or of three and more, have no high and low; their experts are told by their own names.
+        named = lora.expert is None and said is None and len(experts) > 1 and own in experts
+        given = (str(own),) if named else _given(lora, said, experts)
+        if named:
+            notes.append(f"{lora.path.name} says it is for {own}, and goes to that one only.")
         if lora.expert is None and said is not None:
             notes.append(_note(lora, said, given))
         for expert in given:

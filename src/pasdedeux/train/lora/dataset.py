@@ -5,11 +5,13 @@ line; TOML has [[clips]] with the same keys, or musubi-tuner's [general] and [[d
 """
 
 import json
+import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 METADATA = "metadata.jsonl"
@@ -81,11 +83,18 @@ def _folder(folder: Path, caption: str = ".txt") -> Iterator[Item]:
 
 def _beside(path: Path, suffix: str) -> str | None:
     words = path.with_suffix(suffix)
-    return words.read_text(encoding="utf-8").strip() if words.is_file() else None
+    return _text(words).strip() if words.is_file() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}).") from error
 
 
 def _lines(path: Path) -> Iterator[Item]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -99,74 +108,131 @@ def _item(record: object, root: Path, where: str) -> Item:
     """A clip of a list. Raises DatasetError for one without a video, or with values of the wrong kind."""
     if not isinstance(record, Mapping):
         raise DatasetError(f"{where} is {record!r}; it must be an object with a video.")
-    video = next((record[key] for key in PATHS if isinstance(record.get(key), str)), None)
+    named = (record[key] for key in PATHS if isinstance(record.get(key), str))
+    video = next((name for name in named if Path(name).name), None)
     if video is None:
         raise DatasetError(f"{where} names no video; it has {', '.join(map(str, record)) or 'nothing'}.")
-    said = next((str(record[key]).strip() for key in CAPTIONS if record.get(key)), None)
-    caption = said if said is not None else _beside(root / video, ".txt")
-    files = {key: root / str(record[key]) for key in ("driver", "keypoints", "mask") if record.get(key)}
-    numbers = {key: _number(record[key], key, where) for key in ("start", "end", "fps") if record.get(key) is not None}
-    repeats = record.get("repeats", record.get("num_repeats", 1))
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise DatasetError(f"{where} has repeats of {repeats!r}; they must be a whole number of 1 or more.")
-    return Item(video=root / video, caption=caption, repeats=repeats, **files, **numbers)  # type: ignore[arg-type]
+    said = next((words.strip() for key in CAPTIONS if (words := _word(record, key, where))), None)
+    files = {key: root / name for key in ("driver", "keypoints", "mask") if (name := _word(record, key, where))}
+    start, end = _number(record, "start", where, zero=True) or 0.0, _number(record, "end", where)
+    if end is not None and end <= start:
+        raise DatasetError(f"{where} has end of {end:g}; it must be after its start, {start:g}.")
+    return Item(
+        video=root / video,
+        caption=said if said is not None else _beside(root / video, ".txt"),
+        repeats=_whole(record, "repeats", where) or _whole(record, "num_repeats", where) or 1,
+        start=start,
+        end=end,
+        fps=_number(record, "fps", where),
+        **files,
+    )
 
 
-def _number(value: object, key: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DatasetError(f"{where} has {key} of {value!r}; it must be a number.")
+def _word(record: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = record.get(key)
+    if value is not None and not isinstance(value, str):
+        raise DatasetError(f"{where} has {key} of {value!r}; it must be text.")
+    return value
+
+
+def _number(record: Mapping[str, Any], key: str, where: str, *, zero: bool = False) -> float | None:
+    """A number above 0, or with `zero` of 0 or more, that a float can hold."""
+    value = record.get(key)
+    if value is None:
+        return None
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not 0 <= value <= sys.float_info.max or (value == 0 and not zero):
+        wanted = "a number of 0 or more" if zero else "a number above 0"
+        raise DatasetError(f"{where} has {key} of {value!r}; it must be {wanted}.")
     return float(value)
 
 
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _whole(record: Mapping[str, Any], key: str, where: str) -> int | None:
+    value = record.get(key)
+    if value is None or _is_whole(value):
+        return value
+    raise DatasetError(f"{where} has {key} of {value!r}; it must be a whole number of 1 or more.")
+
+
 def _toml(path: Path) -> Dataset:
+    text = _text(path)
     try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
+        record = tomllib.loads(text)
     except ValueError as error:
         raise DatasetError(f"{path} cannot be read as TOML ({error}).") from error
     if "datasets" in record:
         return _musubi(record, path)
-    clips = record.get("clips", [])
-    items = tuple(_item(clip, path.parent, f"Clip {k} of {path}") for k, clip in enumerate(clips, 1))
-    size = record.get("size")
-    return Dataset(items=items, size=None if size is None else _size(size, path), frames=record.get("frames"))
+    clips = enumerate(_listed(record, "clips", path), 1)
+    items = tuple(_item(clip, path.parent, f"Clip {number} of {path}") for number, clip in clips)
+    return Dataset(items=items, size=_size(record, "size", str(path)), frames=_whole(record, "frames", str(path)))
+
+
+def _listed(record: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+    value = record.get(key, [])
+    if not isinstance(value, list):
+        raise DatasetError(f"{path} has {key} of {value!r}; it must be a list of tables, [[{key}]].")
+    return value
 
 
 def _musubi(record: Mapping[str, Any], path: Path) -> Dataset:
-    """musubi-tuner's list: its folders and JSONL files of videos; pictures alone are left, and said."""
+    """musubi-tuner's list: its folders and JSONL files of videos; pictures alone are left, and said.
+
+    The first of its datasets says the size, the frames and the clips a step.
+    """
     general = record.get("general", {})
-    items: list[Item] = []
+    if not isinstance(general, Mapping):
+        raise DatasetError(f"{path} has general of {general!r}; it must be a table, [general].")
+    parts: list[Dataset] = []
     notes: list[str] = []
-    for one in record["datasets"]:
-        asked = {**general, **one}
-        found = list(_musubi_clips(asked, path))
-        if not found:
+    for number, one in enumerate(_listed(record, "datasets", path), 1):
+        where = f"Dataset {number} of {path}"
+        if not isinstance(one, Mapping):
+            raise DatasetError(f"{where} is {one!r}; it must be a table with a video_directory or a video_jsonl_file.")
+        parts.append(_musubi_dataset({**general, **one}, path.parent, where))
+        if not parts[-1].items:
             notes.append(f"a dataset of {path.name} has no videos and is left out ({', '.join(map(str, one))})")
-        repeats, fps = int(asked.get("num_repeats", 1)), asked.get("source_fps")
-        items += [replace(item, repeats=repeats * item.repeats, fps=fps) for item in found]
-    first = {**general, **record["datasets"][0]}
-    frames = first.get("target_frames")
-    size = first.get("resolution")
+    first = parts[0] if parts else Dataset(items=())
+    return replace(first, items=tuple(item for part in parts for item in part.items), notes=tuple(notes))
+
+
+def _musubi_dataset(asked: Mapping[str, Any], root: Path, where: str) -> Dataset:
+    repeats, fps = _whole(asked, "num_repeats", where) or 1, _number(asked, "source_fps", where)
+    counts = asked.get("target_frames", [])
+    if not isinstance(counts, list) or not all(map(_is_whole, counts)):
+        raise DatasetError(f"{where} has target_frames of {counts!r}; it must be a list of whole numbers of 1 or more.")
+    found = _musubi_clips(asked, root, where)
     return Dataset(
-        items=tuple(items),
-        size=None if size is None else _size(size, path),
-        frames=max(frames) if isinstance(frames, list) and frames else None,
-        batch=first.get("batch_size"),
-        notes=tuple(notes),
+        items=tuple(replace(item, repeats=repeats * item.repeats, fps=fps) for item in found),
+        size=_size(asked, "resolution", where),
+        frames=max(counts, default=None),
+        batch=_whole(asked, "batch_size", where),
     )
 
 
-def _musubi_clips(asked: Mapping[str, Any], path: Path) -> Iterator[Item]:
-    if "video_directory" in asked:
-        folder = path.parent / asked["video_directory"]
-        if not folder.is_dir():
-            raise DatasetError(f"{path} names the folder {folder}, which is not there.")
-        yield from _folder(folder, asked.get("caption_extension", ".txt"))
-    elif "video_jsonl_file" in asked:
-        yield from _lines(path.parent / asked["video_jsonl_file"])
+def _musubi_clips(asked: Mapping[str, Any], root: Path, where: str) -> Iterator[Item]:
+    folder, listed = (_word(asked, key, where) for key in ("video_directory", "video_jsonl_file"))
+    suffix = _word(asked, "caption_extension", where) or ".txt"
+    if not re.fullmatch(r"\.[^/\\]+", suffix):
+        raise DatasetError(f"{where} has caption_extension of {suffix!r}; it must be a dot and letters, as .txt is.")
+    if folder is not None:
+        if not (root / folder).is_dir():
+            raise DatasetError(f"{where} names the folder {root / folder}, which is not there.")
+        yield from _folder(root / folder, suffix)
+    elif listed is not None:
+        if not (root / listed).is_file():
+            raise DatasetError(f"{where} names the list {root / listed}, which is not there.")
+        yield from _lines(root / listed)
 
 
-def _size(value: object, path: Path) -> tuple[int, int]:
-    sides = [value, value] if isinstance(value, int) else value
-    if not isinstance(sides, list) or len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise DatasetError(f"{path} has a size of {value!r}; it must be [width, height].")
-    return sides[0], sides[1]
+def _size(record: Mapping[str, Any], key: str, where: str) -> tuple[int, int] | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    width, height = value if isinstance(value, list) and len(value) == 2 else (value, value)
+    if not _is_whole(width) or not _is_whole(height):
+        raise DatasetError(f"{where} has {key} of {value!r}; it must be [width, height].")
+    return width, height

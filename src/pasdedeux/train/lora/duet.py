@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pasdedeux.checkpoints.folder import Manifest, load_codec, load_expert, read_manifest
+from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
+from pasdedeux.checkpoints.lora.base import base_hash
 from pasdedeux.denoise import Handoff
 from pasdedeux.models.codec import PatchCodec
 from pasdedeux.models.duet import DuetTransformer
@@ -87,6 +89,10 @@ class DuetSubject:
         module = load_expert(self.folder, self.manifest, self.manifest.experts[position], self.device)
         module.spread = self.spread.to(module.spread)
         yield module
+
+    def base(self, position: int) -> str:
+        """See `Subject`."""
+        return base_hash(open_safetensors(self.folder / self.manifest.experts[position].file))
 
     def lesson(self, draw: Draw) -> Lesson:
         """Stretches of clips, a function of the draw."""

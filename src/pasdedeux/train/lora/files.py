@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pasdedeux.checkpoints.lora.base import BASE
+from pasdedeux.checkpoints.lora.choice import EXPERT
 from pasdedeux.checkpoints.names.keymaps import KeyMap, transformer_keys
 from pasdedeux.train.bands import Band
 from pasdedeux.train.lora.learner import LoraLearner
@@ -48,19 +49,19 @@ class Trained:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def trained(learner: LoraLearner, weights: Mapping[str, Tensor], base: str, model: str) -> Trained:
-    """What was learnt: `weights` by the learner's names, beside a base of that hash, of a model of that name."""
+def trained(learner: LoraLearner, weights: Mapping[str, Tensor], step: int, model: str) -> Trained:
+    """What was learnt: `weights` of a step, by the learner's names, beside an expert of a model of that name."""
     layers = {
         name: Layer(down=weights[f"{name}.down"], up=weights[f"{name}.up"], alpha=branch.scale * branch.rank)
         for name, branch in learner.branches.items()
     }
-    shape, said = learner.course.shape, {"pasdedeux.step": str(learner.step_number), "pasdedeux.model": model}
+    shape, said = learner.course.shape, {"pasdedeux.step": str(step), "pasdedeux.model": model}
     if learner.name in ("high", "low"):
         said["wan.expert"] = learner.name
     said |= {
-        "pasdedeux.expert": learner.name,
+        EXPERT: learner.name,
         "pasdedeux.band": band_text(learner.band),
-        BASE: base,
+        BASE: learner.subject.base(learner.position),
         "pasdedeux.targets": shape.targets,
         "ss_network_dim": str(shape.rank),
         "ss_network_alpha": f"{shape.alpha:g}",
@@ -93,9 +94,11 @@ def write_lora(
     form: str = "comfyui",
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a file in a form, its matrices in `dtype`. Raises SaveError where the disk is full."""
+    """Write a file in a form, its matrices in `dtype`, the rest in float32. Raises SaveError where the disk is full."""
     tensors, metadata = in_form(result, form, names)
-    kept = {k: (t if k.endswith("alpha") else t.to("cpu", dtype)).contiguous().clone() for k, t in tensors.items()}
+    whole = (".alpha", ".diff", ".diff_b")
+    kinds = {key: torch.float32 if key.endswith(whole) else dtype for key in tensors}
+    kept = {key: tensor.to("cpu", kinds[key]).contiguous().clone() for key, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         file.write(save(kept, {**metadata, "pasdedeux.form": form, "format": "pt"}))

@@ -107,7 +107,7 @@ def _rate_fault(item: Item, wish: Wish) -> str | None:
     if item.video.is_dir():
         return None
     own = probe(item.video).fps
-    if item.fps is not None and abs(own / item.fps - 1) > RATES_AGREE:
+    if item.fps is not None and abs(own - item.fps) > RATES_AGREE * item.fps:
         return f"the list says {item.fps:g} frames a second, but the file has {own:g}"
     if own < JERKY * wish.fps:
         return f"it has {own:g} frames a second, and the model {wish.fps:g}: too many would be shown twice"

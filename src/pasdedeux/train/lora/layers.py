@@ -4,8 +4,8 @@ The model's own modules stay as they are, packed ones too: a hook on each layer 
 name, its weight's type and whoever else asks it for its weight are untouched.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -124,13 +124,20 @@ class Resident:
         return nullcontext()
 
 
-def recompute(blocks: Sequence[nn.Module], ways: Ways | None = None) -> None:
-    """Keep no activations of these blocks for the way back: compute them again (Chen et al. 2016).
+@contextmanager
+def recompute(blocks: Sequence[nn.Module], ways: Ways | None = None) -> Iterator[None]:
+    """Within it no activations of these blocks are kept for the way back: they compute again (Chen et al. 2016).
 
     What a block makes of a prompt is then not kept from call to call either, since it would belong to another graph.
+    Afterwards the blocks are as they were: with a forward of its own each would hold itself, and stay in memory.
     """
     for block in blocks:
         block.forward = _recomputed(block, ways or Resident())
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
 
 
 def _recomputed(block: nn.Module, ways: Ways) -> Any:

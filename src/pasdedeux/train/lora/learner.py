@@ -4,7 +4,7 @@ All that is random at a step is a function of the seed, the expert and its own s
 on bit for bit, in whatever order the experts' turns come.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,9 +18,6 @@ from pasdedeux.train.lora.subject import Draw, Lesson, Subject
 from pasdedeux.train.lora.targets import chosen
 from pasdedeux.train.masters import Masters, Progress, Schedule, fill
 from pasdedeux.train.pupil import Patience
-
-FREE = ("steps", "cooldown", "patience", "check_every")
-"""What may be another when a run goes on: it may be made longer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,20 +122,13 @@ class LoraLearner(Masters):
             fill(self.masters, own)
         return sum(losses) / len(losses)
 
-    def state(self) -> dict[str, Any]:
-        """All that going on needs, and what the run was."""
-        return super().state() | self._run()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state. Raises ValueError where it is of another run."""
-        other = next((key for key, mine in self._run().items() if state.get(key) != mine), None)
-        if other is not None:
-            raise ValueError(
-                f"The checkpoint of the {self.name} expert is of a run with another {other}; give it another folder."
-            )
-        super().restore(state)
-
-    def _run(self) -> dict[str, Any]:
-        """What a checkpoint and the run that goes on from it have to agree in."""
-        course = {key: value for key, value in asdict(self.course).items() if key not in FREE}
-        return {"band": asdict(self.band), "layers": list(self.branches), "course": course, "seed": self.seed}
+    def what(self) -> dict[str, Any]:
+        """See `Masters`."""
+        return {
+            "base": self.subject.base(self.position),
+            "noise levels": asdict(self.band),
+            "layers": list(self.branches),
+            "course": self.course.lasting(),
+            "seed": self.seed,
+            "batch": self.batch,
+        }

@@ -48,6 +48,5 @@ def streamed(
         kept.pop()
     with HostSource(source, kept, pin=device != "cpu", later=True) as near:
         ways = BothWays(model, near, passes, room.device, device)
-        recompute(model.blocks, ways)
-        with ways:
+        with recompute(model.blocks, ways), ways:
             yield bare.module

@@ -69,6 +69,10 @@ class Subject(Protocol):
         """
         ...
 
+    def base(self, position: int) -> str:
+        """Which weights an expert has (`checkpoints.lora.base.base_hash`)."""
+        ...
+
     def lesson(self, draw: Draw) -> Lesson:
         """What a step learns from. Another thread may ask for it."""
         ...

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pasdedeux.animate.condition.wan import WanDenoiser, WanInputs
 from pasdedeux.checkpoints.bundle import Bundle
 from pasdedeux.checkpoints.load import load_weights
+from pasdedeux.checkpoints.lora.base import base_hash
 from pasdedeux.denoise import Handoff
 from pasdedeux.models.wan import build_wan
 from pasdedeux.models.wan.transformer import WanTrunk
@@ -91,9 +92,12 @@ class WanSubject:
                 yield module
             return
         module = load_weights(build, expert.weights, dtype=self.dtype, device=self.device)
-        if self.checkpointing:
-            recompute(module.turns)
-        yield module
+        with recompute(module.turns if self.checkpointing else ()):
+            yield module
+
+    def base(self, position: int) -> str:
+        """See `Subject`."""
+        return base_hash(self.bundle.experts[position].weights)
 
     def lesson(self, draw: Draw) -> Lesson:
         """Clips of one bucket, noise levels, noise: a function of the draw."""

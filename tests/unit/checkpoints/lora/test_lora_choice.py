@@ -137,3 +137,13 @@ def test_presets_by_name() -> None:
         find_preset("fast")
     with pytest.raises(ValueError, match=r"causvid\.pt asks for the settings of causvid, fusionx\.pt for those of"):
         find_preset(None, ["causvid.pt", "fusionx.pt"])
+
+
+def test_experts_of_a_larger_set_are_told_by_their_own_names() -> None:
+    three, loras = ("expert0", "expert1", "expert2"), [parse_lora(f"ink_expert{k}.pt") for k in (2, 0)]
+    said = {lora.path: {"pasdedeux.expert": lora.path.stem.removeprefix("ink_")} for lora in loras}
+    given_out, notes = assign(loras, three, said)
+    assert given_out == {"expert0": (loras[1],), "expert1": (), "expert2": (loras[0],)}
+    assert notes[0] == "ink_expert2.pt says it is for expert2, and goes to that one only."
+    elsewhere, _ = assign(loras, ("model",), said)  # another set: to all, as a LoRA that says nothing
+    assert elsewhere == {"model": tuple(loras)}

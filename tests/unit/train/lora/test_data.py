@@ -1,6 +1,7 @@
 """Lists of clips and their importers, rates, buckets, the cache, and every kind of clip that cannot be used."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,109 @@ def test_broken_lists_are_one_sentence(name: str, text: str, said: str, tmp_path
         read_dataset(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ('"fps": 0', "fps of 0; it must be a number above 0"),
+        ('"fps": -24', "fps of -24"),
+        ('"fps": NaN', "fps of nan"),
+        ('"fps": true', "fps of True"),
+        ('"end": Infinity', "end of inf"),
+        (f'"end": 1{"0" * 400}', "it must be a number above 0"),
+        ('"end": 0', "end of 0"),
+        ('"start": 2, "end": 2.0', "end of 2; it must be after its start, 2"),
+        ('"start": -0.5', "start of -0.5; it must be a number of 0 or more"),
+        ('"start": -Infinity', "start of -inf"),
+        ('"repeats": Infinity', "repeats of inf; it must be a whole number"),
+        ('"num_repeats": "2"', "num_repeats of '2'"),
+        ('"caption": ["a"]', "caption of ['a']; it must be text"),
+        ('"driver": 5', "driver of 5; it must be text"),
+    ],
+)
+def test_values_of_a_line_that_cannot_be(values: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text(f'{{"video": "0.mp4"}}\n{{"video": "1.mp4", {values}}}\n', encoding="utf-8")
+    with pytest.raises(DatasetError, match=rf"^Line 2 of {re.escape(str(path))} has .*{re.escape(said)}"):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize("video", ["", ".", "/"])
+def test_a_video_without_a_name_is_none(video: str, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(json.dumps({"video": video}), encoding="utf-8")
+    with pytest.raises(DatasetError, match="names no video"):
+        read_dataset(tmp_path / "list.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clips = 5", "{path} has clips of 5; it must be a list of tables, [[clips]]."),
+        ('clips = ["0.mp4"]', "Clip 1 of {path} is '0.mp4'; it must be an object with a video."),
+        ("clips = []", "{path} names no clips"),
+        ('[[clips]]\nvideo = "0.mp4"\nfps = inf', "Clip 1 of {path} has fps of inf"),
+        ('frames = "x"\n[[clips]]\nvideo = "0.mp4"', "{path} has frames of 'x'; it must be a whole number"),
+        ('frames = 0\n[[clips]]\nvideo = "0.mp4"', "{path} has frames of 0"),
+        ('size = true\n[[clips]]\nvideo = "0.mp4"', "{path} has size of True; it must be [width, height]."),
+        ("datasets = []", "{path} names no clips"),
+        ("datasets = 3", "{path} has datasets of 3; it must be a list of tables, [[datasets]]."),
+        ("datasets = [3]", "Dataset 1 of {path} is 3; it must be a table"),
+        ("general = 3\ndatasets = []", "{path} has general of 3; it must be a table, [general]."),
+    ],
+)
+def test_broken_toml(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(path)
+    assert str(caught.value).startswith(said.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('target_frames = ["x"]', "target_frames of ['x']; it must be a list of whole numbers of 1 or more."),
+        ("target_frames = [1, 0]", "target_frames of [1, 0]"),
+        ("target_frames = 9", "target_frames of 9"),
+        ('num_repeats = "x"', "num_repeats of 'x'; it must be a whole number of 1 or more."),
+        ("num_repeats = 0", "num_repeats of 0"),
+        ('batch_size = "2"', "batch_size of '2'"),
+        ('source_fps = "24"', "source_fps of '24'; it must be a number above 0."),
+        ("source_fps = 0.0", "source_fps of 0.0"),
+        ("source_fps = nan", "source_fps of nan"),
+        ("video_jsonl_file = 5", "video_jsonl_file of 5; it must be text."),
+        ("caption_extension = 5", "caption_extension of 5; it must be text."),
+        ('caption_extension = "txt"', "caption_extension of 'txt'; it must be a dot and letters, as .txt is."),
+        ("resolution = [96]", "resolution of [96]; it must be [width, height]."),
+    ],
+)
+def test_values_of_a_musubi_list_that_cannot_be(value: str, said: str, folder: Path) -> None:
+    path = folder / "musubi.toml"
+    good = '[[datasets]]\nvideo_directory = "."\n'
+    path.write_text(f"{good}{good}{value}\n", encoding="utf-8")
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(path)
+    assert str(caught.value).startswith(f"Dataset 2 of {path} has {said}")
+
+
+def test_a_musubi_list_names_files_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[[datasets]]\nvideo_directory = 5\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="video_directory of 5; it must be text"):
+        read_dataset(tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_text('[[datasets]]\nvideo_jsonl_file = "no.jsonl"\n', encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"Dataset 1 of .* names the list .*no\.jsonl, which is not there"):
+        read_dataset(tmp_path / "b.toml")
+
+
+@pytest.mark.parametrize("name", ["0.txt", "metadata.jsonl", "list.jsonl", "list.toml"])
+def test_files_that_are_not_utf8_are_named(name: str, folder: Path) -> None:
+    (folder / name).write_bytes('{"video": "0.mp4", "caption": "caf\xe9"}'.encode("latin-1"))
+    source = folder / name if name.startswith("list") else folder
+    with pytest.raises(
+        DatasetError, match=rf"^{re.escape(str(folder / name))} is not text in UTF-8 \(.* at byte \d+\)"
+    ):
+        read_dataset(source)
+
+
 def test_frames_are_sampled_by_time_not_by_number(tmp_path: Path) -> None:
     shades = np.arange(48, dtype=np.uint8) * 5
     frames = np.broadcast_to(shades[:, None, None, None], (48, 64, 64, 3)).copy()
@@ -139,6 +243,7 @@ def test_clips_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     assert "5 are needed" in fault(Item(video=tmp_path / "short.mp4", caption="x"))
     assert "8 frames a second" in fault(Item(video=tmp_path / "slow.mp4", caption="x"))
     assert "the list says 30" in fault(Item(video=folder / "1.mp4", caption="x", fps=30.0))
+    assert "the list says 0" in fault(Item(video=folder / "1.mp4", caption="x", fps=0.0))
 
 
 def test_bad_clips_are_named_and_left_out_or_stop_all(

@@ -50,6 +50,9 @@ class OneExpert:
     def opened(self, position: int, passes: Sequence[bool]) -> AbstractContextManager[torch.nn.Module]:
         return nullcontext(self._module)
 
+    def base(self, position: int) -> str:
+        return "abc"
+
     def lesson(self, draw: Draw) -> Lesson:
         raise NotImplementedError
 
@@ -69,7 +72,7 @@ def learnt(module: torch.nn.Module, name: str = "low", targets: str = "all") -> 
     for average in ups:
         average.copy_(torch.randn(average.shape, generator=draw) * 0.1)
     learner.step_number = 7
-    return trained(learner, learner.averaged(), "abc", "a model")
+    return trained(learner, learner.averaged(), 3, "a model")
 
 
 def expected(expert: ExpertWeights, result: Trained) -> dict[str, torch.Tensor]:

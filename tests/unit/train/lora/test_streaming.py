@@ -59,18 +59,13 @@ def branches_of(net: WanTrunk, targets: str) -> dict[str, Branch]:
     return made
 
 
-def loaded(expert: ExpertWeights) -> WanTrunk:
-    net = load_weights(lambda: build_wan(expert.config), expert.weights, dtype=torch.float32)
-    recompute(net.turns)
-    return net
-
-
 def same(expert: ExpertWeights, targets: str, budget: int) -> None:
     """Streamed and loaded, in passes with gradients and without."""
-    passes, net = [True, False, True], loaded(expert)
+    build, passes = lambda: build_wan(expert.config), [True, False, True]
+    net = load_weights(build, expert.weights, dtype=torch.float32)
     theirs, mine = branches_of(net, targets), branches_of(net, targets)
-    wanted = [taught(net, theirs, graded=graded) for graded in passes]
-    build = lambda: build_wan(expert.config)  # noqa: E731
+    with recompute(net.turns):
+        wanted = [taught(net, theirs, graded=graded) for graded in passes]
     how = {"room": Room(device=budget), "dtype": torch.float32, "device": "cpu"}
     with streamed(build, expert.weights, passes, **how) as moving:  # pyright: ignore[reportArgumentType]
         found = [taught(moving, mine, graded=graded) for graded in passes]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from pasdedeux.apps.cli import app
-from pasdedeux.apps.tuning import LoraOptions, each, tune
+from pasdedeux.apps.tuning import LoraOptions, each, file_name, tune
 from pasdedeux.checkpoints.folder import read_manifest
 from pasdedeux.checkpoints.formats.safetensors_files import open_safetensors
 from pasdedeux.models.duet import DuetTransformer
@@ -124,6 +124,13 @@ def test_faults_are_one_sentence(tiny: Path, clips: Path, tmp_path: Path) -> Non
         (("--form", "civitai"), 'The form is "civitai"'),
         (("--held", 3), "some must be left"),
         (("--steps", 0), "must be 1 or more"),
+        (("--steps", "inf"), 'steps is "inf"; it must be a whole number'),
+        (("--steps", "high:nan,low:3"), "it must be a whole number"),
+        (("--rank", 16.7), 'rank is "16.7"; it must be a whole number'),
+        (("--seed", -1), "seed is -1; it must be 0 or more"),
+        (("--patience", 2), "give --held, too"),
+        (("--patience", -1), "patience is -1"),
+        (("--memory", "much"), 'The memory "much" is not understood'),
         (("--sticky", 0), "A turn is 0 steps"),
         (("--devices", "cpu,abacus"), "abacus"),
     ):
@@ -183,3 +190,9 @@ def test_a_loss_that_is_no_number_is_one_sentence(tiny: Path, clips: Path, tmp_p
     assert code == 2
     assert "Training stopped: high: the loss is nan at step 0, from " in said
     assert "Traceback" not in said
+
+
+def test_what_files_are_called() -> None:
+    assert [file_name("ink", name, 2) for name in PAIR] == ["ink_high_noise", "ink_low_noise"]
+    assert [file_name("ink", f"expert{k}", 3) for k in range(3)] == ["ink_expert0", "ink_expert1", "ink_expert2"]
+    assert file_name("ink", "model", 1) == "ink"

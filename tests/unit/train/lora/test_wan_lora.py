@@ -9,9 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pasdedeux.apps.tuning import LoraOptions, tune
+from pasdedeux.apps.tuning import LoraOptions, room_of, tune
+from pasdedeux.checkpoints.bundle import find_bundle
 from pasdedeux.engine import Engine, Job
-from pasdedeux.train.lora.learner import Course
+from pasdedeux.engine.memory import Memory
+from pasdedeux.train.lora.layers import Shape
+from pasdedeux.train.lora.learner import Course, LoraLearner
+from pasdedeux.train.lora.plan import activations, state_bytes
+from pasdedeux.train.lora.samples import Sample
+from pasdedeux.train.lora.streaming import Room
+from pasdedeux.train.lora.wan import WanSubject
 
 MEDIA = Path(__file__).parents[4].parent / "shared/media"
 SMALL = {"steps": "2", "rank": "2", "rate": "1e-2", "size": "64x64", "frames": 9, "sticky": 1, "dtype": "float32"}
@@ -99,3 +106,21 @@ def test_a_film_of_somebody_is_enough(mode: str, wan_folders: Callable[[str], Pa
     made = load_file(tmp_path / "out" / "out.safetensors")
     assert any("face_adapter" in key for key in made)
     assert any("pose_patch_embedding" in key for key in made)
+
+
+def test_experts_side_by_side_share_the_memory(
+    wan_folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = find_bundle(wan_folders("wan2.2-t2v-a14b"))
+    sample = Sample(name="a", entry=Path("a"), words=None, shape=(16, 3, 4, 4))
+    subject = WanSubject(bundle=bundle, samples=[sample], dtype=torch.float32)
+    course = Course(shape=Shape(rank=2, alpha=2.0, targets="attention"))
+    learners = [LoraLearner(subject, k, course, 0) for k in range(2)]
+    need = state_bytes(learners) + activations(subject)
+    monkeypatch.setattr(Memory, "left", lambda self, device: 2 * need + (40_000 if device == "cuda:1" else 60_000))
+    monkeypatch.setattr(Memory, "pinnable", lambda self, device: 1000)
+    memory = Memory(main=1)
+    assert room_of(memory, ("cpu",), learners, subject) == Room(device=need + 60_000, host=1000)
+    assert room_of(memory, ("cpu", "cpu"), learners, subject) == Room(device=30_000, host=500)
+    assert room_of(memory, ("cuda:0", "cuda:1"), learners, subject) == Room(device=need + 40_000, host=500)
+    assert room_of(Memory(), ("cpu",), learners, subject) is None  # mapped
