@@ -17,7 +17,7 @@ from pasdedeux.animate.prepared import Wanted
 from pasdedeux.animate.prepared_cache import PreparedCache
 from pasdedeux.animate.preparing import prepare
 from pasdedeux.checkpoints.folder import Manifest
-from pasdedeux.train.clips import StoredClip, write_clip
+from pasdedeux.train.clips import StoredClip, is_filmed, write_clip
 from pasdedeux.train.lora.cache import Cache
 from pasdedeux.train.lora.dataset import Item
 from pasdedeux.train.lora.ingest import Fault, Taken, Wish, content, take
@@ -31,7 +31,7 @@ def filmed(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     plain = (p for p in folder.glob("*.npy") if not p.name.endswith(".ref.npy"))
-    return sorted(p for p in plain if p.with_suffix(".ref.npy").is_file())
+    return sorted(filter(is_filmed, plain))
 
 
 def wish_of(manifest: Manifest, frames: int) -> Wish:
@@ -57,7 +57,7 @@ def draw(items: Sequence[Item], wish: Wish, cache: Cache, say: Callable[[str], N
             yield Fault(item=item, why=error.strerror or str(error))
             continue
         path = cache.path("filmed", files, item.start, item.end, item.fps, asdict(wish)).with_suffix(".npy")
-        if not (path.is_file() and path.with_suffix(".ref.npy").is_file()):
+        if not is_filmed(path):
             taken = take(item, wish)
             try:
                 fault = taken if isinstance(taken, Fault) else _store(taken, wish, path, cache, say)
