@@ -1,6 +1,6 @@
 """Clips and a codec that cost nothing, and trainers of a small model on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,16 @@ from pasdedeux.train.loop import TrainConfig, Trainer
 SMALL = DuetConfig(dim=32, depth=2, heads=2, ffn=64, channels=8, frequency=16, pyramid=(8, 8, 16))
 
 MakeTrainer = Callable[[TrainConfig, Levels], Trainer]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Experts side by side would each have a team of threads that wait for each other's cores, spinning."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def stored_pictures(folder: Path) -> list[Path]:
