@@ -18,14 +18,18 @@ SMALL = DuetConfig(dim=32, depth=2, heads=2, ffn=64, channels=8, frequency=16, p
 MakeTrainer = Callable[[TrainConfig, Levels], Trainer]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Experts side by side would each have a team of threads that wait for each other's cores, spinning."""
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Experts side by side would each have a team of threads that wait for each other's cores, spinning.
+
+    For whole modules, since what is compared bit for bit has to be trained by as many threads.
+    """
     before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)
 
 
 def stored_pictures(folder: Path) -> list[Path]:
