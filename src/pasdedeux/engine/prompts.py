@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pasdedeux.checkpoints.formats.fingerprint import fingerprints
 from pasdedeux.models.text import PromptEmbedding, TextEncoder, clean_prompt
 
 FORMAT = "2"
 MOST = 256
 """Entries kept; one is a few megabytes at most."""
-_HEAD, _SAMPLE, _SAMPLES = 2**20, 2**16, 64
 _VALUES = "values"
 Opened = Callable[[int], AbstractContextManager[TextEncoder]]
 """An encoder for so many prompts, around their encoding; at its end it has given back what it took."""
@@ -36,11 +36,9 @@ def default_folder() -> Path:
 
 
 def identity(paths: Iterable[Path], dtype: torch.dtype) -> str:
-    """What tells encoders apart: the content of their files as far as `_fingerprint` looks (a folder stands for its
-    files, and so does an index of shards), wherever they lie; and the type computed in."""
-    whole = [path.parent if path.name.endswith(".index.json") else path for path in paths]
-    files = [file for path in whole for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    said = [_fingerprint(file) for file in files if file.is_file()]
+    """What tells encoders apart: the content of their files as far as `fingerprints` looks, wherever they lie; and the
+    type computed in."""
+    said = [one for path in paths for one in fingerprints(path)]
     return hashlib.sha256(json.dumps([said, str(dtype)]).encode()).hexdigest()
 
 
@@ -138,17 +136,6 @@ def _write(path: Path, entry: PromptEmbedding) -> None:
 
 def _digest(values: Tensor) -> str:
     return hashlib.sha256(values.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _fingerprint(file: Path) -> tuple[int, str]:
-    """Size, and the digest of the first megabyte and of samples spread over the rest: 11 GB would take long to read."""
-    size, digest = file.stat().st_size, hashlib.sha256()
-    with file.open("rb") as opened:
-        digest.update(opened.read(_HEAD))
-        for k in range(1, _SAMPLES + 1):
-            opened.seek(k * size // (_SAMPLES + 1))
-            digest.update(opened.read(_SAMPLE))
-    return size, digest.hexdigest()
 
 
 def _last_used(path: Path) -> float:

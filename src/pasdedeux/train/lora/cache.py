@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pasdedeux.checkpoints.formats.fingerprint import fingerprints
 from pasdedeux.train.saving import whole_file
 
 FORMAT = "1"
-_HEAD, _SAMPLE, _SAMPLES = 2**20, 2**16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +61,5 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint(path: Path | None) -> str:
-    """What tells a model's file, or a folder's, from another: size, first megabyte, and samples of the rest."""
-    if path is None:
-        return ""
-    whole = path.parent if path.name.endswith(".index.json") else path
-    said = []
-    for file in sorted(whole.iterdir()) if whole.is_dir() else [whole]:
-        if file.is_file():
-            said.append(_sampled(file))
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-
-def _sampled(file: Path) -> tuple[int, str]:
-    size, sampled = file.stat().st_size, hashlib.sha256()
-    with file.open("rb") as opened:
-        sampled.update(opened.read(_HEAD))
-        for k in range(1, _SAMPLES + 1):
-            opened.seek(k * size // (_SAMPLES + 1))
-            sampled.update(opened.read(_SAMPLE))
-    return size, sampled.hexdigest()
+    """What tells a model's file, or a folder's, from another; nothing for none."""
+    return "" if path is None else hashlib.sha256(json.dumps(list(fingerprints(path))).encode()).hexdigest()
